@@ -1,0 +1,286 @@
+"""Catalog: the one door that users hold. Every verb of the command line is a method here, with the same words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .embed.embedder import Embedder, load_embedder
+from .embed.zoo import DEFAULT_MODEL
+from .errors import CatalogError, CatalogNotFound, PictureError, WrongModel
+from .pictures.decode import MAX_PIXELS
+from .records import (
+    BuildReport,
+    CatalogInfo,
+    ExportReport,
+    ImageRecord,
+    Match,
+    Progress,
+    QueryResult,
+    Skipped,
+    VerifyReport,
+)
+from .store.store import Store
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .verbs.build import BuildOptions
+
+Loader = Callable[[str], Embedder]
+
+
+class Catalog:
+    """A folder with everything that is known of some pictures; see the README's Format section.
+
+    len() is the number of images, iteration gives ImageRecords ordered by path, `path in catalog` and
+    `catalog[path]` look one up.
+    """
+
+    def __init__(self, folder: Path, store: Store, model: str | None, loader: Loader) -> None:
+        """Use open() or create()."""
+        self.folder = folder
+        self._store = store
+        self._model = model
+        self._loader = loader
+        self._embedder: Embedder | None = None
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        model: str | None = None,
+        loader: Loader = load_embedder,
+        readonly: bool = False,
+    ) -> Catalog:
+        """An existing catalog.
+
+        model: what to load instead of what the catalog names, for example its weights in another place.
+        loader: how to get an embedder from a model's name, e.g. functools.partial(load_embedder, device="cuda").
+        Raises CatalogNotFound, WrongFormat or CatalogDamaged.
+        """
+        return cls(Path(folder), Store.open(Path(folder), readonly=readonly), model, loader)
+
+    @classmethod
+    def create(
+        cls, folder: str | os.PathLike[str], *, model: str | None = None, loader: Loader = load_embedder
+    ) -> Catalog:
+        """A new catalog, or the one that is there. The model is fixed by the first build."""
+        path = Path(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CatalogError(
+                f"The folder {path} cannot be made ({error.strerror}). Choose another with --catalog."
+            ) from error
+        return cls(path, Store.create(path), model, loader)
+
+    def close(self) -> None:
+        """Close the store; the catalog cannot be used any more."""
+        self._store.close()
+
+    def __enter__(self) -> Catalog:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See close()."""
+        self.close()
+
+    # -- the verbs -------------------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        paths: Sequence[str | os.PathLike[str]] = (),
+        *,
+        prune: bool = False,
+        dry_run: bool = False,
+        switch_model: bool = False,
+        wait: bool = False,
+        workers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> BuildReport:
+        """Bring the catalog in line with folders (or files), or with all its roots where none is named.
+
+        prune: also forget images when more than a tenth of a root is gone. dry_run: only count, reading no picture.
+        switch_model: go on with another model than the catalog's; vectors of the old one stay. wait: for another build
+        of this catalog to end.
+        Raises CatalogLocked, UnsafeRemoval for a root that is missing or empty, WrongModel, and ModelError.
+        """
+        from .store.lock import building
+        from .verbs.build import BuildOptions
+
+        if self._store.readonly:
+            raise CatalogError(f"{self.folder} was opened for reading. Open it without readonly to build.")
+        options = BuildOptions(prune, dry_run, workers, max_pixels)
+        if dry_run:
+            return self._build(paths, options, switch_model, progress)
+        with building(self.folder, wait=wait):
+            return self._build(paths, options, switch_model, progress)
+
+    def _build(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        options: BuildOptions,
+        switch_model: bool,
+        progress: Callable[[Progress], None],
+    ) -> BuildReport:
+        from .verbs.build import build
+
+        stored = self._store.model()
+        if stored and self._model and self._model != stored.source and not options.dry_run:
+            self._load_for_build(switch_model)  # before anything is compared: it may be refused
+        load = lambda: self._load_for_build(switch_model)  # noqa: E731
+        return build(self._store, self.folder, paths, load, options, progress)
+
+    @classmethod
+    def verify(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        repair: bool = False,
+        loader: Loader = load_embedder,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> VerifyReport:
+        """Check every promise of the format; with repair, make again what can be made again.
+
+        Takes a folder, since a catalog that is damaged may not open.
+        """
+        from .store.lock import building
+        from .verbs import verify
+        from .verbs.build import BuildOptions
+
+        path = Path(folder)
+        if not Store.exists(path):
+            raise CatalogNotFound(f"There is no catalog in {path}. Make one with: indexer build FOLDER.")
+        if not repair:
+            return verify.verify(path)
+
+        def build_all(model: str | None) -> BuildReport:
+            with cls.open(path, model=model, loader=loader) as catalog:
+                return catalog._build((), BuildOptions(), False, progress)
+
+        with building(path, wait=False):
+            return verify.repair(path, build_all)
+
+    def query(
+        self,
+        image: Any,
+        *,
+        k: int = 10,
+        min_score: float = -1.0,
+        where: str | None = None,
+        label: str | None = None,
+        include_self: bool = False,
+    ) -> list[Match]:
+        """The k nearest neighbours of one picture, best first.
+
+        image: a path, a PIL image, a uint8 RGB array (H, W, 3), or a vector (dim,). where: an SQL condition over the
+        columns that the README lists. label: a class name. A queried file that is in the catalog is left out.
+        Raises PictureError for a picture that cannot be used, InvalidArgument for the rest.
+        """
+        results, skipped = self.query_many(
+            [image], k=k, min_score=min_score, where=where, label=label, include_self=include_self
+        )
+        if skipped:
+            raise PictureError(skipped[0].reason, skipped[0].path)
+        return list(results[0].matches)
+
+    def query_many(
+        self,
+        images: Sequence[Any],
+        *,
+        k: int = 10,
+        min_score: float = -1.0,
+        where: str | None = None,
+        label: str | None = None,
+        include_self: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> tuple[list[QueryResult], list[Skipped]]:
+        """The same for several pictures; those that cannot be used come second, with the reason."""
+        from .verbs.query import QueryOptions, query
+
+        options = QueryOptions(k, min_score, where, label, include_self, max_pixels)
+        return query(self._store, self.folder, images, self.embedder, options)
+
+    def info(self) -> CatalogInfo:
+        """What is in the catalog."""
+        from .verbs.info import info
+
+        return info(self._store, self.folder)
+
+    def skips(self) -> Iterator[Skipped]:
+        """The files that could not be indexed, with the reasons, ordered by path."""
+        return self._store.skips()
+
+    def export(self, file: str | os.PathLike[str]) -> ExportReport:
+        """Write vectors and metadata, a row an image: .parquet, .npy (+ .csv), .csv or .jsonl by the ending."""
+        from .verbs.export import export
+
+        return export(self._store, Path(file))
+
+    # -- a collection of images ------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Images, counting every copy."""
+        return self._store.count("images")
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        """Every image, ordered by path."""
+        return self._store.images()
+
+    def __contains__(self, path: object) -> bool:
+        """Whether the file at a path is in the catalog."""
+        return isinstance(path, (str, os.PathLike)) and self._store.place_of(_full(path)) is not None
+
+    def __getitem__(self, path: str | os.PathLike[str]) -> ImageRecord:
+        """The image at a path. Raises KeyError."""
+        image = self._store.image_at(_full(path))
+        if image is None:
+            raise KeyError(os.fspath(path))
+        return image
+
+    # -- the model -------------------------------------------------------------------------------------------------
+
+    def embedder(self) -> Embedder:
+        """The catalog's model, loaded on first use.
+
+        Raises WrongModel if what is loaded is not what the vectors were made with.
+        """
+        stored = self._store.model()
+        embedder = self._loaded()
+        if stored and embedder.id != stored.id:
+            raise WrongModel(_wrong_model(stored.id.key, embedder.id.key, stored.source, "query"))
+        return embedder
+
+    def _load_for_build(self, switch: bool) -> Embedder:
+        stored = self._store.model()
+        embedder = self._loaded()
+        if stored and embedder.id != stored.id and not switch:
+            raise WrongModel(_wrong_model(stored.id.key, embedder.id.key, stored.source, "build"))
+        self._store.use_model(embedder.id, embedder.source, embedder.classes)
+        return embedder
+
+    def _loaded(self) -> Embedder:
+        if self._embedder is None:
+            stored = self._store.model()
+            self._embedder = self._loader(self._model or (stored.source if stored else DEFAULT_MODEL))
+        return self._embedder
+
+
+def _wrong_model(have: str, asked: str, source: str, verb: str) -> str:
+    hint = "to embed everything with the other one, add --switch-model" if verb == "build" else "leave --model out"
+    return (
+        f"The catalog's vectors are of {have}, and {asked} was asked for; they cannot be compared. "
+        f"Use --model {source}; or another --catalog; or {hint}."
+    )
+
+
+def _full(path: str | os.PathLike[str]) -> bytes:
+    return os.path.abspath(os.fsencode(path))

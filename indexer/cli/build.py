@@ -1,0 +1,158 @@
+"""indexer build."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import CatalogNotFound, InvalidArgument
+from . import common
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..records import Progress
+
+
+@click.command(short_help="Make a catalog of folders, or bring it up to date.")
+@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path())
+@common.catalog_option
+@common.model_option
+@common.model_options
+@click.option("--workers", type=click.IntRange(1), help="Decoding processes. Default: one a core.")
+@common.max_pixels_option
+@click.option("--wait", is_flag=True, help="Wait for another build of this catalog instead of giving up.")
+@click.option("--prune", is_flag=True, help="Also forget images when more than 10 % of a folder are gone.")
+@click.option("--switch-model", is_flag=True, help="Go on with another model than the catalog's.")
+@click.option("--dry-run", is_flag=True, help="Only compare names, sizes and times; read and change nothing.")
+@common.null_option
+@common.json_option
+@common.debug_option
+def build(
+    paths: tuple[str, ...],
+    catalog: Path | None,
+    model: str | None,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+    workers: int | None,
+    max_pixels: int,
+    prune: bool,
+    switch_model: bool,
+    wait: bool,
+    dry_run: bool,
+    null: bool,
+    as_json: bool,
+) -> None:
+    """Make a catalog of folders (or files), or bring it up to date.
+
+    New, changed, moved and removed pictures are told apart; only contents that are new go through the model. Without
+    PATH every folder that the catalog knows is brought up to date. Committed as it goes: stop it at any time, run it
+    again, and it goes on.
+    """
+    from ..catalog import Catalog
+    from ..render import jsonl, text
+
+    named = common.expand(paths, null)
+    loading = common.loader(device, precision, batch_size)
+    with (
+        _folder(catalog, named, dry_run) as folder,
+        Catalog.create(folder, model=model, loader=loading) as opened,
+        _progress() as progress,
+    ):
+        report = opened.build(
+            named,
+            prune=prune,
+            dry_run=dry_run,
+            switch_model=switch_model,
+            wait=wait,
+            workers=workers,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(jsonl.dumps(jsonl.build(report)))
+    else:
+        for line in text.build(report):
+            click.echo(line)
+    for warning in report.warnings:
+        common.say(f"Warning: {warning}")
+    if report.new_skipped:
+        sys.exit(common.SOME_SKIPPED)
+
+
+@contextmanager
+def _folder(given: Path | None, paths: list[str], dry_run: bool) -> Iterator[Path]:
+    """The catalog's folder: an existing one, else ./.indexer; for a dry run that would make one, a passing one."""
+    try:
+        folder = common.find_catalog(given)
+    except CatalogNotFound:
+        folder = Path(common.FOLDER)
+    if not (folder / "catalog.sqlite").is_file():
+        if not paths:
+            raise InvalidArgument("There is no catalog yet. Name a folder of pictures: indexer build FOLDER.")
+        for path in paths:  # before an empty catalog is left behind
+            if not os.path.lexists(path):
+                raise InvalidArgument(f"There is no file or folder {path}. Check the spelling.")
+        if dry_run:
+            with TemporaryDirectory() as passing:
+                yield Path(passing)
+            return
+    yield folder
+
+
+def _progress() -> AbstractContextManager[Callable[[Progress], None]]:
+    """A bar where a person looks at stderr, else nothing."""
+    return _bar() if sys.stderr.isatty() else _silence()
+
+
+@contextmanager
+def _silence() -> Iterator[Callable[[Progress], None]]:
+    yield lambda _: None
+
+
+_STAGES = {"scan": "looking for files", "load": "loading the model", "embed": "embedding", "index": "indexing"}
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(_STAGES["scan"], total=None, note="")
+        since = 0.0
+
+        def update(progress: Progress) -> None:
+            nonlocal since
+            if not progress.embedded:
+                since = time.monotonic()  # loading the model is over when the first batch is
+            elapsed = time.monotonic() - since
+            speed = f"{progress.embedded / elapsed:.1f} pictures/s" if progress.embedded and elapsed > 1 else ""
+            skipped = f", {progress.skipped:,} skipped" if progress.skipped else ""
+            bar.update(
+                task,
+                description=_STAGES[progress.stage],
+                completed=progress.done,
+                total=progress.total,
+                note=speed + skipped,
+            )
+
+        yield update

@@ -1,0 +1,148 @@
+"""What several commands share: options, finding the catalog, reading paths, printing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..embed.zoo import DEFAULT_MODEL
+from ..errors import CatalogNotFound
+from ..records import Skipped
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ..catalog import Catalog
+    from ..embed.embedder import Embedder
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER = ".indexer"
+VARIABLE = "INDEXER_CATALOG"
+SOME_SKIPPED = 3
+
+catalog_option = click.option(
+    "--catalog",
+    metavar="DIR",
+    envvar=VARIABLE,
+    show_envvar=True,
+    type=click.Path(path_type=Path),
+    help="The catalog. Default: the nearest .indexer/ here or above.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback for errors.")
+null_option = click.option("-0", "--null", is_flag=True, help="Paths on stdin (-) are separated by NUL, not newline.")
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(1), default=250_000_000, show_default=True, help="Skip larger pictures."
+)
+
+
+def model_options(command: F) -> F:
+    """--device, --precision and --batch-size."""
+    for option in (
+        click.option("--batch-size", type=click.IntRange(1), help="Pictures a forward pass. Default: by device."),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+            default="auto",
+            show_default=True,
+            help="auto: what the device does well.",
+        ),
+        click.option(
+            "--device", default="auto", show_default=True, metavar="D", help="auto, cpu, cuda, cuda:N or mps."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def model_option(command: F) -> F:
+    """--model, with a default."""
+    return click.option(
+        "--model",
+        metavar="M",
+        help=f"A timm name, hf-hub:OWNER/NAME, or a folder with config.json and model.safetensors. "
+        f"Default: {DEFAULT_MODEL}, or the catalog's.",
+    )(command)
+
+
+def loader(device: str, precision: str, batch_size: int | None) -> Callable[[str], Embedder]:
+    """load_embedder with the command's options."""
+    from ..embed.embedder import load_embedder
+
+    return functools.partial(load_embedder, device=device, precision=precision, batch_size=batch_size)
+
+
+def find_catalog(given: Path | None) -> Path:
+    """The catalog's folder: the given one, or the nearest .indexer/ in this folder or above.
+
+    Raises CatalogNotFound.
+    """
+    if given is not None:
+        return given
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / FOLDER / "catalog.sqlite").is_file():
+            return folder / FOLDER
+    raise CatalogNotFound(
+        "There is no catalog here or in a folder above. Make one: indexer build FOLDER; or name one: --catalog DIR."
+    )
+
+
+def open_catalog(given: Path | None, loading: Callable[[str], Embedder] | None = None) -> Catalog:
+    """The catalog, for reading."""
+    from ..catalog import Catalog
+
+    folder = find_catalog(given)
+    if loading is None:
+        return Catalog.open(folder, readonly=True)
+    return Catalog.open(folder, loader=loading, readonly=True)
+
+
+def expand(paths: Sequence[str], null: bool) -> list[str]:
+    """The paths of the command line; '-' stands for those on stdin."""
+    found: list[str] = []
+    for path in paths:
+        if path == "-":
+            text = os.fsdecode(sys.stdin.buffer.read())
+            found += [line for line in text.split("\0" if null else "\n") if line]
+        else:
+            found.append(path)
+    return found
+
+
+def is_terminal() -> bool:
+    """Whether a person looks at stdout."""
+    return sys.stdout.isatty()
+
+
+def show(table: RenderableType) -> None:
+    """Print a rich table; colour follows the terminal and NO_COLOR."""
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(table)
+
+
+def say(message: str) -> None:
+    """Talk, on stderr."""
+    click.echo(message, err=True)
+
+
+def say_skipped(skipped: Iterable[Skipped]) -> None:
+    """Why some named pictures were left out."""
+    from ..render.text import skips
+
+    for line in skips(skipped):
+        say(f"Skipped {line}")
+
+
+def finish(skipped: Sequence[Skipped], done: int) -> None:
+    """The exit code of a command over named pictures: an error where none of them could be used."""
+    if skipped:
+        sys.exit(SOME_SKIPPED if done else 1)

@@ -1,0 +1,46 @@
+"""indexer embed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..embed.zoo import DEFAULT_MODEL
+from . import common
+
+
+@click.command(short_help="Vectors of some pictures, as a .npy file.")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
+@click.option("-o", "--out", required=True, metavar="FILE.npy", type=click.Path(path_type=Path), help="Where to.")
+@click.option("--tokens", is_flag=True, help="Unpooled tokens (N, T, dim) instead of pooled pre-logits (N, dim).")
+@common.model_option
+@common.model_options
+@common.max_pixels_option
+@common.null_option
+@common.json_option
+@common.debug_option
+def embed(
+    images: tuple[str, ...],
+    out: Path,
+    tokens: bool,
+    model: str | None,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+    max_pixels: int,
+    null: bool,
+    as_json: bool,
+) -> None:
+    """Pooled pre-logits of each IMAGE, unit length, float32, a row an image in their order; no catalog is used."""
+    from ..render import jsonl
+    from ..verbs.embed import embed_files
+
+    embedder = common.loader(device, precision, batch_size)(model or DEFAULT_MODEL)
+    shape, skipped = embed_files(embedder, common.expand(images, null), out, tokens=tokens, max_pixels=max_pixels)
+    if as_json:
+        click.echo(jsonl.dumps({"shape": shape, "model": embedder.id.key, "skipped": [jsonl.skip(s) for s in skipped]}))
+    else:
+        click.echo(f"{out}: {' x '.join(map(str, shape))} float32, {embedder.id.key}")
+    common.say_skipped(skipped)
+    common.finish(skipped, shape[0])

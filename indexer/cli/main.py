@@ -1,0 +1,91 @@
+"""The `indexer` command: its commands, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from ..errors import IndexerError
+from .build import build
+from .classify import classify
+from .embed import embed
+from .export import export
+from .info import info
+from .models import models
+from .query import query
+from .skips import skips
+from .verify import verify
+
+DONE, ERROR, USAGE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
+
+
+_stopping: list[int] = []
+
+
+class Terminated(BaseException):
+    """SIGTERM: the same way out as Ctrl-C, with another exit code."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="indexer", message="indexer %(version)s")
+def cli() -> None:
+    """Point it at folders of pictures: it knows what is in them, and finds what looks alike.
+
+    \b
+    indexer build ~/Pictures      make a catalog of them, or bring it up to date
+    indexer query cat.jpg         the pictures most like this one
+
+    Results go to stdout, everything else to stderr; --json prints JSON.
+    Exit codes: 0 done, 1 error, 2 wrong usage, 3 done but some files were skipped, 130 interrupted.
+    """
+
+
+for command in (build, query, classify, embed, models, info, skips, verify, export):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    debug = "--debug" in sys.argv[1:]
+    _prepare_streams()
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        sys.exit(cli.main(prog_name="indexer", standalone_mode=False) or DONE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except IndexerError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(ERROR)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. What was committed stays; the same command goes on from there.", err=True)
+        sys.exit(INTERRUPTED)
+    except Terminated:
+        click.echo("Terminated. What was committed stays; the same command goes on from there.", err=True)
+        sys.exit(TERMINATED)
+    except BrokenPipeError:
+        # the reader has seen enough; nothing is to be said, not even by the interpreter's own flush at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """The first signal unwinds and keeps what is done, the second leaves at once; both lose nothing committed."""
+    if _stopping:
+        os._exit(128 + number)
+    _stopping.append(number)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _prepare_streams() -> None:
+    """Names that are no Unicode pass through as the bytes that they are."""
+    for stream in (sys.stdout, sys.stderr, sys.stdin):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")

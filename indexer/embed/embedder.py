@@ -1,0 +1,93 @@
+"""What an embedder is, and how to get one. Torch is only imported when one is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..preprocess import Pixels
+from ..records import Label, ModelId, Preprocess
+from .zoo import DEFAULT_MODEL
+
+Vectors = npt.NDArray[np.float32]
+"""float32, (N, dim), unit rows."""
+
+TOP_LABELS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What one forward pass gives.
+
+    vectors: pooled pre-logits, (N, dim) float32, unit rows; a row that is not finite comes as NaN.
+    indices, probabilities: the most probable classes, (N, k), best first; k is 0 for a model without a classifier.
+    """
+
+    vectors: Vectors
+    indices: npt.NDArray[np.int64]
+    probabilities: Vectors
+
+
+class Embedder(Protocol):
+    """A model that turns pictures into vectors."""
+
+    @property
+    def id(self) -> ModelId:
+        """What decides the vectors."""
+
+    @property
+    def source(self) -> str:
+        """What load_embedder() was given, so that it can be given again."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: 'cpu', 'cuda:0', 'mps'."""
+
+    @property
+    def precision(self) -> str:
+        """How it computes: 'fp32', 'bf16', 'fp16'."""
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures a forward pass."""
+
+    @property
+    def classes(self) -> Sequence[tuple[str, str]]:
+        """Name and description of every class, by index; empty for a model without a classifier."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures become its input."""
+
+    def forward(self, batch: Pixels) -> Embedded:
+        """Vectors and classes of pictures that are fitted already.
+
+        batch: uint8 RGB, (N, H, W, 3) of the model's input size.
+        """
+
+    def embed(self, images: Sequence[Pixels]) -> Vectors:
+        """Pooled pre-logits of pictures of any size."""
+
+    def tokens(self, images: Sequence[Pixels]) -> Vectors:
+        """Unpooled features of pictures of any size, (N, T, dim)."""
+
+    def classify(self, images: Sequence[Pixels], k: int = TOP_LABELS) -> list[tuple[Label, ...]]:
+        """The k most probable classes of pictures of any size."""
+
+
+def load_embedder(
+    model: str = DEFAULT_MODEL, *, device: str = "auto", precision: str = "auto", batch_size: int | None = None
+) -> Embedder:
+    """A timm backbone, ready to embed.
+
+    model: a timm name, 'hf-hub:OWNER/NAME', or a folder with config.json and model.safetensors.
+    device: 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'. precision: 'auto', 'fp32', 'bf16' or 'fp16'.
+    Raises ModelError with the ways out, InvalidArgument for an unknown device or precision.
+    """
+    from .eva import TimmEmbedder
+
+    return TimmEmbedder.load(model, device=device, precision=precision, batch_size=batch_size)

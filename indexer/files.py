@@ -1,0 +1,106 @@
+"""Files that appear whole or not at all, and the kind of disk that they are on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import CatalogError
+
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph", "glusterfs", "lustre"})
+NETWORK_IN_USER_SPACE = frozenset({"sshfs", "davfs", "rclone", "s3fs", "gcsfuse", "glusterfs", "ceph"})
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Within, whatever the system refuses becomes a CatalogError that names a path and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise CatalogError(
+            f"{path} cannot be written ({error.strerror or error}). Check the disk and the permissions, and try again."
+        ) from error
+
+
+@contextmanager
+def replacement(target: Path) -> Iterator[Path]:
+    """A file to be filled, which then takes the place of another; a crash leaves the old one or the new one.
+
+    Raises CatalogError where the disk refuses.
+    """
+    temporary = target.with_name(target.name + ".tmp")
+    with changing(target):
+        try:
+            yield temporary
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def replace_file(target: Path, data: bytes) -> None:
+    """Write a file whole, see replacement()."""
+    with replacement(target) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove_left_over(folder: Path) -> None:
+    """Delete what a killed process did not finish."""
+    with changing(folder):
+        for path in folder.glob("*.tmp"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a deletion in a folder last, where the system lets a folder be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def require_local(folder: Path) -> None:
+    """Raises CatalogError for a folder on a network file system."""
+    if kind := network_file_system(folder):
+        raise CatalogError(
+            f"{folder} is on a network file system ({kind}), where locks cannot be trusted. Put the catalog on a "
+            "local disk with --catalog; the pictures may stay where they are."
+        )
+
+
+def network_file_system(path: Path, mounts: str | None = None) -> str | None:
+    """The kind of network file system that a path is on, None for a local one or where it cannot be known.
+
+    mounts: the text of /proc/self/mountinfo (proc(5)).
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+        except OSError:
+            return None
+    full = os.path.realpath(path)
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) < 5 or not right:
+            continue
+        point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+        inside = full == point or full.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, right.split()[0]
+    name = kind.removeprefix("fuse.")
+    return kind if name in (NETWORK if name == kind else NETWORK_IN_USER_SPACE) else None

@@ -1,0 +1,182 @@
+"""From files to batches of model inputs: read ahead, in order, within bounds; what cannot be used comes inline."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import PictureError
+from ..preprocess import Pixels
+from ..records import PictureInfo, Source
+from .scan import Content, Refused, read
+from .workers import Decoders, Prepared
+
+READERS = 4
+# files that are read, hashed and looked up together
+CHUNK = 64
+# bytes of files that one stage may hold: pictures are small, but a folder of 500 MB TIFFs exists
+MAX_HELD_BYTES = 256 << 20
+# files that a batch may name, however few of them need embedding
+MAX_OUTCOMES = 1024
+# contents of which is remembered that they are on their way; later ones are found in the store
+MAX_UNDER_WAY = 64 * CHUNK
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One file to embed, or (slot None) one whose content needs no embedding: it is known, or an earlier file's."""
+
+    source: Source
+    sha256: bytes
+    info: PictureInfo | None
+    slot: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a stretch of files came to, in their order. pixels: uint8, (N, H, W, 3), one for every slot."""
+
+    outcomes: list[Picture | Refused]
+    pixels: Pixels | None
+
+    def __len__(self) -> int:
+        """Files, not slots."""
+        return len(self.outcomes)
+
+
+@dataclass(slots=True)
+class _Decoding:
+    """The decoding of one content, shared by the files that hold it; the first of them takes the pixels."""
+
+    future: Future[Prepared] | None
+    reason: str | None = None
+
+    def take(self) -> Prepared | None:
+        """The picture for the first who asks, None for the others. Raises PictureError for all of them."""
+        future, self.future = self.future, None
+        if future is not None:
+            try:
+                return future.result()
+            except PictureError as error:
+                self.reason = error.reason
+        if self.reason is not None:
+            raise PictureError(self.reason)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A file on its way. decoding is None where there is nothing to decode."""
+
+    source: Source
+    sha256: bytes = b""
+    decoding: _Decoding | None = None
+    refused: Refused | None = None
+
+
+def batches(
+    sources: Iterable[Source],
+    *,
+    size: Callable[[], int],
+    known: Callable[[Sequence[bytes]], set[bytes]],
+    decoders: Callable[[], Decoders],
+) -> Generator[Batch]:
+    """Batches of at most size() pictures to embed, in the order of the files.
+
+    size: asked again for every picture, since a device that runs out of memory makes its batches smaller.
+
+    known: of some SHA-256 digests, those whose content needs no embedding; called from the caller's thread.
+    decoders: asked for when the first picture has to be decoded.
+    """
+    outcomes: list[Picture | Refused] = []
+    pixels: list[Pixels] = []
+    for pending in _ahead(_decoding(_reading(sources), known, decoders), size):
+        outcome, fitted = _finish(pending, len(pixels))
+        outcomes.append(outcome)
+        if fitted is not None:
+            pixels.append(fitted)
+        if len(pixels) >= size() or len(outcomes) >= MAX_OUTCOMES:
+            yield Batch(outcomes, np.stack(pixels) if pixels else None)
+            outcomes, pixels = [], []
+    if outcomes:
+        yield Batch(outcomes, np.stack(pixels) if pixels else None)
+
+
+def _reading(sources: Iterable[Source]) -> Iterator[list[Content | Refused]]:
+    """Chunks of files, read and hashed in threads, one chunk ahead."""
+    with ThreadPoolExecutor(READERS, "readers") as threads:
+        ahead: deque[list[Future[Content | Refused]]] = deque()
+        try:
+            for chunk in _chunks(sources):
+                ahead.append([threads.submit(read, source) for source in chunk])
+                if len(ahead) > 1:
+                    yield [future.result() for future in ahead.popleft()]
+            while ahead:
+                yield [future.result() for future in ahead.popleft()]
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _chunks(sources: Iterable[Source]) -> Iterator[list[Source]]:
+    chunk: list[Source] = []
+    held = 0
+    for source in sources:
+        chunk.append(source)
+        held += source.stamp.size
+        if len(chunk) == CHUNK or held > MAX_HELD_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _decoding(
+    chunks: Iterable[list[Content | Refused]],
+    known: Callable[[Sequence[bytes]], set[bytes]],
+    decoders: Callable[[], Decoders],
+) -> Iterator[_Pending]:
+    """Every file, with the decoding of its content under way where that is needed."""
+    under_way: dict[bytes, _Decoding] = {}
+    for chunk in chunks:
+        done = known([file.sha256 for file in chunk if isinstance(file, Content)])
+        for file in chunk:
+            if isinstance(file, Refused):
+                yield _Pending(file.source, refused=file)
+            elif file.sha256 in done:
+                yield _Pending(file.source, file.sha256)
+            else:
+                if file.sha256 not in under_way:
+                    under_way[file.sha256] = _Decoding(decoders().submit(file.data, file.kind))
+                yield _Pending(file.source, file.sha256, under_way[file.sha256])
+        while len(under_way) > MAX_UNDER_WAY:
+            del under_way[next(iter(under_way))]
+
+
+def _ahead(stream: Iterable[_Pending], size: Callable[[], int]) -> Iterator[_Pending]:
+    """The same stream, drawn up to two batches early so that decoding runs while the model does."""
+    waiting: deque[_Pending] = deque()
+    held = 0
+    for item in stream:
+        waiting.append(item)
+        held += item.source.stamp.size
+        while len(waiting) > 2 * size() or held > MAX_HELD_BYTES:
+            first = waiting.popleft()
+            held -= first.source.stamp.size
+            yield first
+    yield from waiting
+
+
+def _finish(pending: _Pending, slot: int) -> tuple[Picture | Refused, Pixels | None]:
+    if pending.refused is not None:
+        return pending.refused, None
+    try:
+        prepared = pending.decoding.take() if pending.decoding else None
+    except PictureError as error:
+        return Refused(pending.source, error.reason), None
+    if prepared is None:
+        return Picture(pending.source, pending.sha256, None, None), None
+    return Picture(pending.source, pending.sha256, prepared.info, slot), prepared.pixels

@@ -1,0 +1,240 @@
+"""From a folder to the files in it, and from a file to its bytes and their hash. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..records import FoundFile, Source, Stamp, Unlisted
+
+MAX_FILE_BYTES = 1 << 30
+# a file this close to now may be written again without its times moving (FAT keeps two seconds)
+SETTLED_NS = 2_000_000_000
+# what a stamp is stored as when it cannot be trusted: no file ever has it, so the next build reads again
+UNSETTLED = Stamp(-1, 0, 0)
+
+# a link or a pipe that has taken the file's place is neither followed nor waited for
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+PASSED_OVER = frozenset({b"Thumbs.db", b"desktop.ini", b"@eaDir", b"$RECYCLE.BIN"})
+
+# told by content: (offset, bytes) -> format
+_MAGIC = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"GIF87a", "GIF"),
+    (0, b"GIF89a", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
+    *((0, b"P%d" % digit + space, "PPM") for digit in range(1, 7) for space in (b"\n", b" ", b"\r", b"\t", b"#")),
+    (0, b"Pf\n", "PPM"),
+    (0, b"PF\n", "PPM"),
+)
+# pictures to a person, but never opened: interpreters, layered documents, camera raw
+_REFUSED_MAGIC = (
+    (0, b"%!PS", "EPS"),
+    (0, b"8BPS", "PSD"),
+    (8, b"CR\x02\0", "camera raw"),
+    (4, b"ftypcrx ", "camera raw"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"gimp xcf", "XCF"),
+    (0, b"\0\0\x01\0", "ICO"),
+)
+_ENDINGS = frozenset(
+    b"jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff avif heic heif hif ppm pgm pbm pnm pfm mpo".split()
+)
+_REFUSED_ENDINGS = frozenset(b"eps svg psd jp2 j2k jxl xcf ico tga cr2 cr3 nef arw dng orf rw2 raf pef srw".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of a file, read once: what is hashed is what is decoded. kind: the format, told by content."""
+
+    source: Source
+    sha256: bytes
+    data: bytes
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file that is not decoded. reason None: no picture by content nor by ending, so not worth a line."""
+
+    source: Source
+    reason: str | None
+
+
+def walk(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
+    """Every regular file below a root (or below one folder of it), ordered by the bytes of its path.
+
+    Hidden files and folders are passed over, symbolic links are not followed. A folder that cannot be listed comes
+    as Unlisted, in its place; so does one that vanishes meanwhile, and a file that cannot be looked at.
+    """
+    # one open listing for each folder on the way down; no recursion, since a tree may be deeper than Python's stack
+    listings = [_listing(root, below)]
+    while listings:
+        item = next(listings[-1], None)
+        if item is None:
+            listings.pop()
+        elif isinstance(item, bytes):
+            listings.append(_listing(root, item))
+        else:
+            yield item
+
+
+def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes]:
+    """The files of one folder and, each in its place, the paths of the folders in it."""
+    prefix = below + b"/" if below else b""
+    try:
+        with os.scandir(os.path.join(root, below) if below else root) as listing:
+            entries = sorted((_order(entry), entry) for entry in listing if not _passed_over(entry))
+    except OSError as error:
+        yield Unlisted(prefix, why(error, "list"))
+        return
+    for _, entry in entries:
+        path = prefix + entry.name
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield path
+            elif entry.is_file(follow_symlinks=False):
+                yield FoundFile(path, stamp_of(entry.stat(follow_symlinks=False)))
+        except FileNotFoundError:  # vanished between the listing and the look
+            continue
+        except OSError as error:  # a folder that may be listed but not entered: its files are not gone
+            yield Unlisted(path, why(error))
+
+
+def find(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
+    """The same where `below` may also be a single file."""
+    full = os.path.join(root, below)
+    try:
+        status = os.lstat(full)
+    except OSError as error:
+        yield Unlisted(below, why(error))
+        return
+    if stat.S_ISREG(status.st_mode):
+        yield FoundFile(below, stamp_of(status))
+    elif stat.S_ISDIR(status.st_mode):
+        yield from walk(root, below)
+    else:
+        link = stat.S_ISLNK(status.st_mode)
+        yield Unlisted(below, "a symbolic link, and those are not followed" if link else "neither a file nor a folder")
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """What of a stat result is compared."""
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def settled(stamp: Stamp) -> Stamp:
+    """The stamp to store: the given one, or UNSETTLED while the file is so fresh that a change might not show."""
+    now = time.time_ns()
+    fresh = any(abs(now - moment) < SETTLED_NS for moment in stamp[1:])
+    return UNSETTLED if fresh else stamp
+
+
+def read(source: Source) -> Content | Refused:
+    """One file's bytes and their SHA-256, or why it is no picture to decode.
+
+    The file is looked at before and after, so that the stamp belongs to the bytes.
+    """
+    try:
+        with _open(source.full) as file:
+            before = stamp_of(os.fstat(file.fileno()))
+            head = file.read(32)
+            kind, reason = identify(head, source.path)
+            if kind is None:
+                return Refused(source, reason)
+            if before.size > MAX_FILE_BYTES:
+                return Refused(source, f"larger than {MAX_FILE_BYTES >> 20:,} MB ({before.size >> 20:,} MB)")
+            data = head + _read_all(file, before.size - len(head))
+            after = stamp_of(os.fstat(file.fileno()))
+    except PermissionError as error:
+        return Refused(source, why(error))
+    except OSError as error:  # its stamp will be the same when the disk is back, so that must not be remembered
+        return Refused(source._replace(stamp=UNSETTLED), why(error))
+    if not (before == after == source.stamp) or len(data) != before.size:
+        return Refused(source._replace(stamp=UNSETTLED), "changed while it was read")
+    return Content(source, hashlib.sha256(data).digest(), data, kind)
+
+
+def identify(head: bytes, path: bytes = b"") -> tuple[str | None, str | None]:
+    """What the first 32 bytes say: (format, None) for one that is decoded, else (None, reason).
+
+    The ending only decides whether a file that is no picture deserves a line: (None, None) says that it does not.
+    """
+    ending = os.path.splitext(path)[1][1:].lower()
+    ends_as_picture = ending in _ENDINGS or ending in _REFUSED_ENDINGS
+    for offset, magic, refused in _REFUSED_MAGIC:
+        if head.startswith(magic, offset) and (refused != "ICO" or ends_as_picture):
+            return None, f"{refused} is not a format that indexer opens"
+    for offset, magic, kind in _MAGIC:
+        if head.startswith(magic, offset) and _is_more_than_text(head, kind):
+            return kind, None
+    if not ends_as_picture:
+        return None, None
+    if not head:
+        return None, "empty file"
+    if ending in _REFUSED_ENDINGS:
+        return None, f"{ending.decode().upper()} is not a format that indexer opens"
+    return None, "not a picture, whatever its name says"
+
+
+def _is_more_than_text(head: bytes, kind: str) -> bool:
+    """Short magic numbers also begin notes on BMWs, on WEBP, and on P1 to P6."""
+    if kind == "BMP":
+        return head[6:10] == b"\0\0\0\0"
+    if kind == "WEBP":
+        return head.startswith(b"RIFF")
+    return kind != "PPM" or head[2:3] == b"#" or not head[3:4].isalpha()
+
+
+def _open(path: bytes) -> io.FileIO:
+    """A regular file, to be read; OSError for what has taken its place."""
+    number = os.open(path, _OPEN_FLAGS)
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError("it is no file any more")
+        return io.FileIO(number)
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def _read_all(file: io.FileIO, size: int) -> bytes:
+    parts = []
+    while size > 0 and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _order(entry: os.DirEntry[bytes]) -> bytes:
+    """Sorts a folder where its files' paths will sort, so that a walk is ordered by whole paths."""
+    return entry.name + b"/" if entry.is_dir(follow_symlinks=False) else entry.name
+
+
+def _passed_over(entry: os.DirEntry[bytes]) -> bool:
+    return entry.name.startswith(b".") or entry.name in PASSED_OVER
+
+
+def why(error: OSError, verb: str = "read") -> str:
+    """The reason in words that a person understands."""
+    if isinstance(error, PermissionError):
+        return f"no permission to {verb} it"
+    if isinstance(error, FileNotFoundError):
+        return "vanished before it was looked at"
+    return f"the system could not {verb} it ({error.strerror or error})"

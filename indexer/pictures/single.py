@@ -1,0 +1,80 @@
+"""A few pictures that a user names, outside of any root."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+
+from ..errors import PictureError
+from ..records import Preprocess, Source
+from .scan import Content, Refused, read, stamp_of, why
+from .workers import Decoders, Limits, Prepared
+
+
+def read_path(path: bytes) -> Content:
+    """The bytes and the hash of one file; a symbolic link that is named is followed.
+
+    Raises PictureError.
+    """
+    try:
+        full = os.path.realpath(path)
+        status = os.stat(full)
+    except (FileNotFoundError, ValueError):  # ValueError: a name with a null byte
+        raise PictureError("there is no such file") from None
+    except OSError as error:
+        raise PictureError(why(error)) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise PictureError("a folder, not a picture")
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError("neither a file nor a folder")
+    content = read(Source(0, os.path.dirname(full), os.path.basename(full), stamp_of(status)))
+    if isinstance(content, Refused):
+        raise PictureError(content.reason or "not a picture")
+    return content
+
+
+def prepare_all(contents: Sequence[Content], preprocess: Preprocess, limits: Limits) -> list[Prepared | PictureError]:
+    """Decode and fit some files in processes of their own; an error in the place of a picture that has one."""
+    if not contents:
+        return []
+    with Decoders(preprocess, min(len(contents), os.cpu_count() or 1), limits) as decoders:
+        futures = [decoders.submit(content.data, content.kind) for content in contents]
+        return [_outcome(future) for future in futures]
+
+
+def _outcome(future: Future[Prepared]) -> Prepared | PictureError:
+    try:
+        return future.result()
+    except PictureError as error:
+        return error
+
+
+def thumbnails(paths: Sequence[str], side: int) -> list[bytes | None]:
+    """A JPEG of at most side x side pixels for each picture, None where it cannot be had (any more)."""
+    contents: dict[int, Content] = {}
+    for i, path in enumerate(paths):
+        with suppress(PictureError):
+            contents[i] = read_path(os.fsencode(path))
+    whole = Preprocess((side, side), "bilinear", crop_mode="border", mean=(1.0, 1.0, 1.0))
+    found: list[bytes | None] = [None] * len(paths)
+    for i, prepared in zip(contents, prepare_all(list(contents.values()), whole, Limits()), strict=True):
+        if isinstance(prepared, Prepared):
+            found[i] = _jpeg(prepared, side)
+    return found
+
+
+def _jpeg(prepared: Prepared, side: int) -> bytes:
+    """The picture without the border that made it square."""
+    from PIL import Image
+
+    longest = max(prepared.info.width, prepared.info.height)
+    width = max(round(side * prepared.info.width / longest), 1)
+    height = max(round(side * prepared.info.height / longest), 1)
+    left, top = (side - width) // 2, (side - height) // 2
+    file = io.BytesIO()
+    Image.fromarray(prepared.pixels[top : top + height, left : left + width]).save(file, "JPEG", quality=82)
+    return file.getvalue()

@@ -1,0 +1,325 @@
+"""Decoding in processes of their own: a picture that crashes, hangs or bloats its decoder costs only itself.
+
+A worker is a bare Python with Pillow and NumPy. Requests and answers are one line of JSON and raw bytes through its
+pipes: nothing that a taken-over decoder sends is ever executed here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from queue import SimpleQueue
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import IndexerError, PictureError
+from ..preprocess import Pixels, fit
+from ..records import PictureInfo, Preprocess
+from .decode import MAX_PIXELS, decode, load_plugins
+
+# what a worker runs; tests plant another
+BOOT = "import json,sys; sys.path[:]=json.loads(sys.argv[1]); from indexer.pictures.workers import serve; serve()"
+START_SECONDS = 60.0
+# how often the watch looks
+TICK_SECONDS = 0.1
+# so much longer than its limit a worker lives in a picture that its parent, being gone, does not end
+GRACE_SECONDS = 5.0
+# how long a process that gives no answer may take to be gone
+EXIT_SECONDS = 0.5
+# bytes of the line that begins a request or an answer
+MAX_LINE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one picture may cost. megabytes: on top of what a decoder needs at rest."""
+
+    pixels: int = MAX_PIXELS
+    seconds: float = 30.0
+    megabytes: int = 3072
+
+    @classmethod
+    def for_pixels(cls, pixels: int) -> Limits:
+        """Enough memory for a JPEG of so many pixels: some 9 bytes each were seen."""
+        return cls(pixels, megabytes=max(cls().megabytes, pixels * 12 >> 20))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A decoded picture, fitted to the model. pixels: uint8 RGB, (height, width, 3)."""
+
+    pixels: Pixels
+    info: PictureInfo
+
+
+class Decoders:
+    """A fixed number of supervised decoding processes, started on first use and started again when one dies."""
+
+    def __init__(self, preprocess: Preprocess, count: int, limits: Limits | None = None) -> None:
+        """count: processes, at least 1."""
+        self.preprocess = preprocess
+        self.count = count
+        self.limits = limits or Limits()
+        self._workers = [_Worker(preprocess, self.limits) for _ in range(count)]
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(count, "decoders")
+        self._closing, self._closed = threading.Event(), threading.Event()
+        self._watch = threading.Thread(target=self._end_late, name="decoders' watch", daemon=True)
+        self._watch.start()
+
+    def submit(self, data: bytes, kind: str) -> Future[Prepared]:
+        """Decode one picture.
+
+        The future's error is a PictureError, or an IndexerError where no decoding process can be started.
+        """
+        return self._threads.submit(self._decode, data, kind)
+
+    def _decode(self, data: bytes, kind: str) -> Prepared:
+        worker = self._idle.get()
+        try:
+            if self._closing.is_set():
+                raise PictureError("not reached before the end")
+            return worker.decode(data, kind)
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """Drop what is not started and end the processes, also one in the middle of a picture."""
+        self._closing.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.kill()
+        self._threads.shutdown(wait=True)
+        self._closed.set()
+        self._watch.join()
+        for worker in self._workers:
+            worker.stop()
+
+    def _end_late(self) -> None:
+        """Kill what is over its time, or still starts while the others are closed; whatever it is doing."""
+        while not self._closed.wait(TICK_SECONDS):
+            for worker in self._workers:
+                if self._closing.is_set():
+                    worker.kill()
+                else:
+                    worker.kill_if_late()
+
+    def __enter__(self) -> Decoders:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See close()."""
+        self.close()
+
+
+class _Worker:
+    """One process, used by one thread at a time."""
+
+    def __init__(self, preprocess: Preprocess, limits: Limits) -> None:
+        self.settings = {"preprocess": preprocess.to_json(), "limits": asdict(limits)}
+        self.shape = (*preprocess.size, 3)
+        self.limits = limits
+        self.process: subprocess.Popen[bytes] | None = None
+        self.lock = threading.Lock()
+        self.deadline = math.inf
+        self.late = False
+        self.ended = False
+
+    def decode(self, data: bytes, kind: str) -> Prepared:
+        """Raises PictureError, and IndexerError where no process can be started.
+
+        A process that something else has killed (the system, out of memory) says nothing of the picture: once more.
+        """
+        try:
+            return self._decode(data, kind)
+        except _KilledByOthers:
+            pass
+        try:
+            return self._decode(data, kind)
+        except _KilledByOthers:
+            raise PictureError("crashed the decoder") from None
+
+    def _decode(self, data: bytes, kind: str) -> Prepared:
+        if self.late or (self.process and self.process.poll() is not None):  # ended since its last answer
+            self.stop()
+        process = self.process or self._start()
+        try:
+            answer, body = self._ask(process, {"kind": kind}, data, self.limits.seconds)
+            if "reason" not in answer:
+                return Prepared(np.frombuffer(body, np.uint8).reshape(self.shape), PictureInfo(**answer["info"]))
+            reason = str(answer["reason"])
+        except Exception:  # no answer, or whatever a process that was taken over can make of one
+            late = f"took longer than {self.limits.seconds:g} s to decode"
+            reason = late if self.late else "crashed the decoder"
+            killed_by_others = self._was_killed_by_others(process)
+            self.stop()
+            if killed_by_others:
+                raise _KilledByOthers from None
+        raise PictureError(reason)
+
+    def _was_killed_by_others(self, process: subprocess.Popen[bytes]) -> bool:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(EXIT_SECONDS)
+        return process.returncode == -signal.SIGKILL and not self.late and not self.ended
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        quiet = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", BOOT, json.dumps(sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # libtiff and friends write there as they like
+                env={**os.environ, **quiet},
+            )
+            self._ask(self.process, self.settings, b"", START_SECONDS)
+        except Exception as error:
+            self.stop()
+            raise IndexerError(
+                "A decoding process could not be started. Check that there is memory and that more processes are "
+                "allowed (ulimit -u)."
+            ) from error
+        return self.process
+
+    def _ask(
+        self, process: subprocess.Popen[bytes], header: dict[str, Any], body: bytes, seconds: float
+    ) -> tuple[dict[str, Any], bytes]:
+        """The answer to one request, which the watch cuts short when it takes longer."""
+        assert process.stdin and process.stdout
+        with self.lock:
+            self.deadline, self.late = time.monotonic() + seconds, False
+        try:
+            _send(process.stdin, header, body)
+            return _read_message(process.stdout, math.prod(self.shape))
+        finally:
+            with self.lock:
+                self.deadline = math.inf
+
+    def kill_if_late(self) -> None:
+        with self.lock:
+            if time.monotonic() > self.deadline:
+                self.late = True
+                if self.process is not None:
+                    self.process.kill()
+
+    def kill(self) -> None:
+        """End the process; the thread that waits for its answer sees a crash."""
+        self.ended = True
+        process = self.process
+        if process is not None:
+            process.kill()
+
+    def stop(self) -> None:
+        process, self.process, self.late = self.process, None, False
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                with suppress(OSError):  # what was buffered for a dead process
+                    pipe.close()
+
+
+class _KilledByOthers(Exception):
+    """SIGKILL, and not from here."""
+
+
+def _send(pipe: IO[bytes], header: dict[str, Any], body: bytes) -> None:
+    pipe.write(json.dumps({**header, "bytes": len(body)}).encode() + b"\n")
+    pipe.write(body)
+    pipe.flush()
+
+
+def _read_message(pipe: IO[bytes], most: int = sys.maxsize) -> tuple[dict[str, Any], bytes]:
+    """One line of JSON and its raw bytes. Raises EOFError at the end, ValueError and others for what is no message."""
+    line = pipe.readline(MAX_LINE)
+    if not line:
+        raise EOFError
+    header: dict[str, Any] = json.loads(line)
+    size = header["bytes"]
+    if not 0 <= size <= most:
+        raise ValueError(size)
+    body = pipe.read(size)
+    if len(body) != size:
+        raise EOFError
+    return header, body
+
+
+def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = None) -> None:
+    """The worker's side: answer requests from stdin until it closes. answer: what to do with one, for tests."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers itself
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing that a C library prints may mix with the answers
+    settings, _ = _read_message(requests)
+    preprocess, limits = Preprocess.from_json(settings["preprocess"]), Limits(**settings["limits"])
+    _prepare_process(limits)
+    _send(answers, {}, b"")
+    while True:
+        try:
+            header, data = _read_message(requests)
+        except EOFError:
+            return
+        # a worker whose parent is gone must not hang on for ever: the alarm ends it
+        _alarm(limits.seconds + GRACE_SECONDS)
+        try:
+            prepared = (answer or prepare)(data, header["kind"], preprocess, limits)
+        except PictureError as error:
+            _send(answers, {"reason": error.reason}, b"")
+        except MemoryError:
+            _send(answers, {"reason": f"needed more than {limits.megabytes:,} MB to decode"}, b"")
+        else:
+            _send(answers, {"info": asdict(prepared.info)}, prepared.pixels.tobytes())
+        _alarm(0)
+
+
+def prepare(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Prepared:
+    """Decode and fit one picture."""
+    decoded = decode(data, kind, limits.pixels)
+    return Prepared(fit(decoded.picture, preprocess), decoded.info)
+
+
+def _alarm(seconds: float) -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _die_with_parent() -> None:
+    """Have the system end this process when the one that started it is gone; elsewhere than on Linux the alarm does."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
+
+
+def _prepare_process(limits: Limits) -> None:
+    """Import what decoding needs, then allow so much memory on top."""
+    from PIL import Image
+
+    load_plugins()
+    _die_with_parent()
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before the pixels are decoded
+    try:
+        import resource
+        from pathlib import Path
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is nothing to write gigabytes about
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):  # no such limit on this system
+        return
+    limit = pages * resource.getpagesize() + (limits.megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))

@@ -1,0 +1,258 @@
+"""What travels between the rooms: small frozen records, no behaviour beyond derived properties."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+
+class Stamp(NamedTuple):
+    """What tells that a file is still the one that was read: bytes, and times in nanoseconds."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class FoundFile(NamedTuple):
+    """One regular file below a root."""
+
+    path: bytes
+    """Relative to the root, as the file system spells it (os.fsencode)."""
+    stamp: Stamp
+
+
+class Unlisted(NamedTuple):
+    """A folder below a root that could not be listed; what it holds is unknown, not gone."""
+
+    path: bytes
+    reason: str
+
+
+class Source(NamedTuple):
+    """A file on its way through a build: where it is, and what the scan saw of it."""
+
+    root_id: int
+    root: bytes
+    path: bytes
+    stamp: Stamp
+
+    @property
+    def full(self) -> bytes:
+        """The path to open."""
+        return os.path.join(self.root, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that could not be indexed, with the reason: a result, not an accident."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One class that a picture was given: its name, its index in the model's head, its probability (0 to 1)."""
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How an upright RGB picture becomes a model's input; the words and defaults are timm's.
+
+    size: (height, width) in pixels. crop_mode: 'center', 'squash' or 'border'.
+    mean, std: per channel, on the 0 to 1 scale.
+    """
+
+    size: tuple[int, int]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def to_json(self) -> str:
+        """The canonical text that goes into the model id and the store."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Preprocess:
+        """The opposite of to_json()."""
+        values = json.loads(text)
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelId:
+    """What decides a vector: two vectors may be compared only if this is the same.
+
+    name: architecture and tag. weights: SHA-256 of the weight file, hex.
+    numerics: 'float' for fp32, bf16 and fp16, whose vectors mix; another word for what does not mix.
+    """
+
+    name: str
+    weights: str
+    preprocess: Preprocess
+    dim: int
+    pooling: str = "pre_logits"
+    numerics: str = "float"
+
+    @property
+    def key(self) -> str:
+        """A short text that is equal exactly when the whole id is: the name and twelve hex digits."""
+        parts = [self.name, self.weights, self.preprocess.to_json(), self.dim, self.pooling, self.numerics]
+        return f"{self.name}@{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class PictureInfo:
+    """What is known of a content besides its pixels: size of the upright picture, and what its EXIF says."""
+
+    width: int
+    height: int
+    format: str
+    taken: str | None = None
+    """When the picture was taken, 'YYYY-MM-DDTHH:MM:SS' in the camera's own time."""
+    camera: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image of the catalog: a file, and what is known of its content."""
+
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    format: str
+    taken: str | None = None
+    camera: str | None = None
+    labels: tuple[Label, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One neighbour of a queried picture. score: cosine similarity, 1 = same; rank: from 1."""
+
+    rank: int
+    score: float
+    image: ImageRecord
+
+    @property
+    def path(self) -> str:
+        """Where the neighbour is."""
+        return self.image.path
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """The neighbours of one queried picture, best first."""
+
+    query: str
+    matches: tuple[Match, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build is; passed to the progress callback. total is None while folders are still being listed."""
+
+    stage: str
+    done: int = 0
+    total: int | None = None
+    embedded: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did: counts of files, the state of the catalog after it, and the time it took.
+
+    embedded: pictures that went through the model. skipped: all listed skips in the roots that were built;
+    new_skipped: those that this build has added to the list.
+    """
+
+    catalog: str
+    model: str | None
+    dim: int | None
+    device: str | None
+    precision: str | None
+    images: int
+    contents: int
+    added: int = 0
+    changed: int = 0
+    moved: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    new_skipped: tuple[Skipped, ...] = ()
+    ignored: int = 0
+    embedded: int = 0
+    seconds: float = 0.0
+    embedding_seconds: float = 0.0
+    dry_run: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def images_per_second(self) -> float:
+        """Pictures that went through the model, over the time from when it was loaded until they were committed."""
+        return self.embedded / self.embedding_seconds if self.embedding_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NeighboursInfo:
+    """The neighbour index: its kind, how many vectors it covers, and its measured recall@10 (1 = exact)."""
+
+    kind: str
+    covered: int
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogInfo:
+    """What is in a catalog. bytes: file name -> size on disk."""
+
+    catalog: str
+    format: int
+    model: str | None
+    dim: int | None
+    roots: tuple[str, ...]
+    images: int
+    contents: int
+    vectors: int
+    skipped: int
+    neighbours: NeighboursInfo
+    bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a check of a catalog found, and what of it was repaired. lost: what could not be saved."""
+
+    problems: tuple[str, ...]
+    repaired: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there was nothing to complain of."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export wrote."""
+
+    file: str
+    rows: int

@@ -1,0 +1,77 @@
+"""Records as JSON, with the field names that scripts rely on. Adding a field is fine, renaming one is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from ..embed.zoo import KnownModel
+from ..records import BuildReport, CatalogInfo, ImageRecord, Label, Match, QueryResult, Skipped, VerifyReport
+
+_BUILD = (
+    *("catalog", "model", "dim", "device", "precision", "images", "contents"),
+    *("added", "changed", "moved", "removed", "unchanged", "skipped", "ignored", "embedded"),
+    *("seconds", "images_per_second"),
+)
+
+
+def dumps(value: dict[str, Any]) -> str:
+    """One line of ASCII; bytes of a file name that are no Unicode come as \\udcXX."""
+    return json.dumps(value, ensure_ascii=True)
+
+
+def build(report: BuildReport) -> dict[str, Any]:
+    """BuildReport."""
+    found = {name: getattr(report, name) for name in _BUILD}
+    found["seconds"] = round(report.seconds, 3)
+    found["images_per_second"] = round(report.images_per_second, 2)
+    new = [skip(item) for item in report.new_skipped]
+    return {**found, "new_skipped": new, "dry_run": report.dry_run, "warnings": list(report.warnings)}
+
+
+def query(result: QueryResult) -> dict[str, Any]:
+    """QueryResult."""
+    matches = [match(item) for item in result.matches]
+    return {"query": result.query, "seconds": round(result.seconds, 4), "matches": matches}
+
+
+def match(item: Match) -> dict[str, Any]:
+    """Match."""
+    return {"rank": item.rank, "score": round(item.score, 6), **image(item.image)}
+
+
+def image(record: ImageRecord) -> dict[str, Any]:
+    """The part of an ImageRecord that results carry."""
+    return {
+        "path": record.path,
+        "width": record.width,
+        "height": record.height,
+        "bytes": record.bytes,
+        "labels": labels(record.labels),
+    }
+
+
+def labels(found: tuple[Label, ...]) -> list[dict[str, Any]]:
+    """Labels, best first."""
+    return [{"label": item.label, "index": item.index, "probability": round(item.probability, 6)} for item in found]
+
+
+def skip(item: Skipped) -> dict[str, Any]:
+    """Skipped."""
+    return asdict(item)
+
+
+def model(known: KnownModel) -> dict[str, Any]:
+    """KnownModel."""
+    return asdict(known)
+
+
+def info(found: CatalogInfo) -> dict[str, Any]:
+    """CatalogInfo."""
+    return {**asdict(found), "roots": list(found.roots)}
+
+
+def verify(report: VerifyReport) -> dict[str, Any]:
+    """VerifyReport."""
+    return {"ok": report.ok, **{name: list(value) for name, value in asdict(report).items()}}

@@ -1,0 +1,79 @@
+"""A condition that a user writes, held to being one: it can read the documented columns and do nothing else."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ..errors import InvalidArgument
+
+COLUMNS = (
+    "path",
+    "bytes",
+    "width",
+    "height",
+    "format",
+    "taken",
+    "camera",
+    "sha256",
+    "modified",
+    "label",
+    "probability",
+)
+_FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "writefile", "readfile", "edit", "fts3_tokenizer"})
+
+
+def contents_where(conn: sqlite3.Connection, condition: str) -> set[tuple[int, int]]:
+    """(content_id, image_id) of the images for which an SQL condition over COLUMNS holds.
+
+    Raises InvalidArgument for anything that is not one condition, or that SQLite cannot read.
+    """
+    if not balanced(condition):
+        raise InvalidArgument(_refusal(condition, "its brackets or quotes do not match"))
+    conn.set_authorizer(_only_pictures)
+    try:
+        sql = f"SELECT content_id, image_id FROM pictures WHERE (\n{condition}\n)"
+        return set(conn.execute(sql))
+    except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+        raise InvalidArgument(_refusal(condition, str(error))) from None
+    finally:
+        conn.set_authorizer(None)
+
+
+def balanced(condition: str) -> bool:
+    """Whether brackets close in order and quotes end, so that nothing can step out of the brackets around it."""
+    depth, position = 0, 0
+    closing = {"'": "'", '"': '"', "`": "`", "[": "]"}
+    while position < len(condition):
+        character = condition[position]
+        if character in closing:
+            position = condition.find(closing[character], position + 1)
+            if position < 0:
+                return False
+        elif condition.startswith("--", position):
+            position = condition.find("\n", position)
+            if position < 0:
+                return depth == 0
+        elif condition.startswith("/*", position):
+            position = condition.find("*/", position)
+            if position < 0:
+                return False
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            return False
+        position += 1
+    return depth == 0 and bool(condition.strip())
+
+
+def _only_pictures(action: int, first: str | None, second: str | None, _database: str | None, view: str | None) -> int:
+    if action == sqlite3.SQLITE_SELECT:
+        return sqlite3.SQLITE_OK
+    if action == sqlite3.SQLITE_FUNCTION:
+        return sqlite3.SQLITE_DENY if second in _FORBIDDEN_FUNCTIONS else sqlite3.SQLITE_OK
+    # an empty column is SQLite saying that a table of the view takes part, without any value of it being read
+    if action == sqlite3.SQLITE_READ and (first == "pictures" or view == "pictures" or second == ""):
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY
+
+
+def _refusal(condition: str, why: str) -> str:
+    return f"The condition '{condition}' was refused: {why}. Write an SQL condition over {', '.join(COLUMNS)}."

@@ -1,0 +1,174 @@
+"""What a damaged catalog.sqlite still says: every row whose checksum holds goes into a new file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..files import changing, remove_left_over, sync_folder
+from ..records import ModelId, Preprocess, Stamp
+from . import checksums, seal, vectors
+from .sqlite_errors import translated
+from .store import FILE, Store
+
+# a folder, in which the new file is made
+WORKSHOP = "salvage.tmp"
+_STEP = 500
+
+
+def salvage(folder: Path) -> str | None:
+    """Put a new file of what is sound in the damaged one in its place; returns the model's source.
+
+    Roots and the current model also come from the seal, if that is sound. Contents without a sound vector keep their
+    images, so that the next build embeds them again; images without a sound row are found again by it.
+    Nothing has changed until the new file is complete, so a repair that is killed can be run again.
+    """
+    path, workshop = folder / FILE, folder / WORKSHOP
+    sealed = None
+    with suppress(ValueError):
+        sealed = seal.read(path)
+    remove_left_over(folder)
+    with changing(workshop):
+        workshop.mkdir()
+    new = Store.create(workshop)
+    try:
+        with translated(workshop / FILE):
+            _copy(path, new, sealed)
+        model = new.model()
+    finally:
+        new.close()
+    with changing(path):
+        for extra in ("-wal", "-shm"):  # a log of the old file must never meet the new one
+            path.with_name(FILE + extra).unlink(missing_ok=True)
+        os.replace(workshop / FILE, path)
+        sync_folder(folder)
+    remove_left_over(folder)
+    return model.source if model else sealed.model if sealed else None
+
+
+def _copy(damaged: Path, new: Store, sealed: seal.Seal | None) -> None:
+    target = new.connection
+    target.execute("BEGIN IMMEDIATE")
+    try:
+        roots = {number: path.encode("utf-8", "surrogateescape") for number, path in sealed.roots} if sealed else {}
+        if damaged.exists():
+            old = sqlite3.connect(damaged, isolation_level=None)
+            old.text_factory = bytes  # damaged text need not be Unicode
+            try:
+                _copy_rows(old, target, roots)
+            finally:
+                old.close()
+        else:
+            target.executemany("INSERT OR IGNORE INTO roots (id, path) VALUES (?, ?)", roots.items())
+    except BaseException:
+        target.rollback()
+        raise
+    target.commit()
+
+
+def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[int, bytes]) -> None:
+    roots = roots or dict(_rows(old, "roots", "path"))
+    target.executemany("INSERT INTO roots (id, path) VALUES (?, ?)", roots.items())
+    models = {row[0]: row for row in _rows(old, "models", _MODEL) if _sound_model(row)}
+    for row in models.values():
+        target.execute(f"INSERT INTO models (id, {_MODEL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _texts(row))
+    with suppress(sqlite3.Error):
+        for model, number, name, text in old.execute("SELECT model_id, class, name, description FROM classes"):
+            if model in models:
+                target.execute("INSERT OR IGNORE INTO classes VALUES (?, ?, ?, ?)", _texts((model, number, name, text)))
+    digests = {}
+    for number, digest, size, width, height, format, taken, camera, found in _rows(old, "contents", _CONTENT):
+        values = _texts((width, height, format, taken, camera))
+        if isinstance(digest, bytes) and isinstance(size, int) and checksums.of_content(digest, size, values) == found:
+            digests[number] = digest
+            target.execute(
+                f"INSERT OR IGNORE INTO contents (id, {_CONTENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, digest, size, *values, found),
+            )
+    _copy_vectors(old, target, digests, {number: int(row[8]) for number, row in models.items()})
+    for number, root, path, content, size, mtime, ctime, _, found in _rows(old, "images", _IMAGE):
+        try:
+            sound = root in roots and found == checksums.of_image(
+                digests[content], root, path, Stamp(size, mtime, ctime)
+            )
+        except Exception:  # noqa: S112 - a damaged row may hold anything
+            continue
+        if sound:
+            target.execute(
+                f"INSERT OR IGNORE INTO images (id, {_IMAGE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, root, path, content, size, mtime, ctime, 0, found),
+            )
+
+
+def _copy_vectors(
+    old: sqlite3.Connection, target: sqlite3.Connection, digests: dict[int, bytes], dims: dict[int, int]
+) -> None:
+    """Vectors whose own checksum and whose labels' checksum hold, with those labels."""
+    for number, content, model, blob, found in _rows(old, "vectors", _VECTOR):
+        digest, dim = digests.get(content), dims.get(model)
+        if digest is None or dim is None or not isinstance(blob, bytes):
+            continue
+        labels: list[tuple[Any, ...]] = []
+        with suppress(sqlite3.Error):
+            sql = "SELECT class, probability FROM labels WHERE content_id = ? AND model_id = ? ORDER BY rank"
+            labels = old.execute(sql, (content, model)).fetchall()
+        try:
+            sound = checksums.of_labels(digest, labels) == found
+        except Exception:  # noqa: S112 - as above
+            continue
+        if sound and vectors.intact(blob, digest, vectors.size_of(dim)):
+            target.execute(
+                f"INSERT OR IGNORE INTO vectors (id, {_VECTOR}) VALUES (?, ?, ?, ?, ?)",
+                (number, content, model, blob, found),
+            )
+            target.executemany(
+                "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?)",
+                [(content, model, rank, index, p) for rank, (index, p) in enumerate(labels, 1)],
+            )
+
+
+_MODEL = "key, name, source, weights, preprocess, pooling, numerics, dim, current"
+_CONTENT = "sha256, bytes, width, height, format, taken, camera, checksum"
+_IMAGE = "root_id, path, content_id, size, mtime_ns, ctime_ns, generation, checksum"
+_VECTOR = "content_id, model_id, vector, labels_checksum"
+
+
+def _sound_model(row: tuple[Any, ...]) -> bool:
+    """Whether a model's key is that of its fields."""
+    try:
+        _, key, name, _, weights, preprocess, pooling, numerics, dim, _ = _texts(row)
+        return bool(ModelId(name, weights, Preprocess.from_json(preprocess), dim, pooling, numerics).key == key)
+    except Exception:  # a damaged row may hold anything
+        return False
+
+
+def _rows(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table that can still be read, by ascending id; what lies behind an unreadable page is left out."""
+    last = -1
+    while True:
+        sql = f"SELECT id, {columns} FROM {table} WHERE id > ? ORDER BY id LIMIT {_STEP}"
+        try:
+            rows = old.execute(sql, (last,)).fetchall()
+        except sqlite3.Error:
+            rows = list(_one_by_one(old, sql, last))
+        if not rows:
+            return
+        yield from rows
+        last = rows[-1][0]
+
+
+def _one_by_one(old: sqlite3.Connection, sql: str, last: int) -> Iterator[tuple[Any, ...]]:
+    cursor = None
+    with suppress(sqlite3.Error):
+        cursor = old.execute(sql, (last,))
+        while (row := cursor.fetchone()) is not None:
+            yield row
+
+
+def _texts(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Bytes that came out of TEXT columns as text again."""
+    return tuple(value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in row)

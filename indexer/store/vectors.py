@@ -1,0 +1,62 @@
+"""A vector as a blob and back: little-endian float16, then a CRC-32 over it and its content's digest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .checksums import checksum
+
+CHECKSUM_BYTES = 4
+STORED = np.dtype("<f2")
+
+
+def pack(vector: npt.NDArray[np.float32], sha256: bytes) -> bytes:
+    """The blob of one vector. The digest goes into the checksum, so that a blob in another's row is found out.
+
+    Raises ValueError for a vector that is not finite: it must never enter the store.
+    """
+    if not np.isfinite(vector).all():
+        raise ValueError("a vector that is not finite cannot be stored")
+    data = vector.astype(STORED).tobytes()
+    return data + _checksum(data, sha256)
+
+
+def size_of(dim: int) -> int:
+    """Bytes of a blob."""
+    return dim * STORED.itemsize + CHECKSUM_BYTES
+
+
+def unpack(blobs: Sequence[bytes], digests: Sequence[bytes], dim: int) -> tuple[npt.NDArray[np.float32], list[int]]:
+    """Vectors of blobs: (N, dim) float32, unit rows, and the places of those that are damaged.
+
+    Float16 rounds the length of a unit vector by up to 0.05 %, so it is put right here: score 1 means same.
+    """
+    size = size_of(dim)
+    damaged = [i for i, (blob, digest) in enumerate(zip(blobs, digests, strict=True)) if not intact(blob, digest, size)]
+    sound = [bytes(size) if i in set(damaged) else blob for i, blob in enumerate(blobs)] if damaged else blobs
+    rows = np.frombuffer(b"".join(sound), np.uint8).reshape(-1, size)[:, :-CHECKSUM_BYTES]
+    return normalised(np.ascontiguousarray(rows).view(STORED).reshape(-1, dim).astype(np.float32)), damaged
+
+
+def as_stored(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What unpack() would give back: a picture that was never stored is compared as if it were."""
+    return normalised(vectors.astype(STORED).astype(np.float32))
+
+
+def intact(blob: bytes, sha256: bytes, size: int) -> bool:
+    """Whether a blob of so many bytes is what was written for this content."""
+    return len(blob) == size and blob[-CHECKSUM_BYTES:] == _checksum(blob[:-CHECKSUM_BYTES], sha256)
+
+
+def normalised(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows of length 1; a zero row stays zero."""
+    lengths: npt.NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True)
+    lengths[lengths == 0] = 1
+    return np.divide(rows, lengths, dtype=np.float32)
+
+
+def _checksum(data: bytes, sha256: bytes) -> bytes:
+    return checksum(sha256, data).to_bytes(CHECKSUM_BYTES, "little")

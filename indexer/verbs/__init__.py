@@ -1,0 +1,1 @@
+"""What the product does: one verb, one file, each a function over the rooms below."""

@@ -1,0 +1,399 @@
+"""build: bring the catalog in line with the folders. New, changed, moved, removed; committed as it goes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..embed.embedder import Embedded, Embedder
+from ..errors import UnsafeRemoval
+from ..files import remove_left_over
+from ..pictures.batches import CHUNK, Batch, Picture, batches
+from ..pictures.decode import MAX_PIXELS, abilities
+from ..pictures.scan import UNSETTLED, Refused, find, settled
+from ..pictures.workers import Decoders, Limits
+from ..records import BuildReport, FoundFile, Progress, Skipped, Source, Unlisted
+from ..store.store import Entry, Known, Refusal, Store
+from ..store.survey import Survey
+from . import nearest
+from .roots import Place, resolve
+
+COMMIT_IMAGES = 1000
+COMMIT_SECONDS = 5.0
+MAX_WORKERS = 32
+# more than this share of a root vanishing at once looks like an accident
+SAFE_REMOVAL = 0.10
+NO_VECTOR = "the model gives no usable vector for it"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build. workers None: one decoding process a core."""
+
+    prune: bool = False
+    dry_run: bool = False
+    workers: int | None = None
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What has been counted so far."""
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    moved: int = 0
+    skipped: int = 0
+    ignored: int = 0
+    embedded: int = 0
+    done: int = 0
+    new_skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def build(
+    store: Store,
+    folder: Path,
+    paths: Sequence[str | os.PathLike[str]],
+    embedder: Callable[[], Embedder],
+    options: BuildOptions,
+    progress: Callable[[Progress], None],
+) -> BuildReport:
+    """Bring a store in line with folders and files, or with all its roots where none is named.
+
+    embedder: asked for when the first picture has to be embedded, so that a build that finds nothing loads no model.
+    """
+    return _Build(store, folder, embedder, options, progress).run(paths)
+
+
+class _Build:
+    """One run of build: what all its steps share."""
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        embedder: Callable[[], Embedder],
+        options: BuildOptions,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.store = store
+        self.folder = folder
+        self.load = embedder
+        self.options = options
+        self.progress = progress
+        self.tally = _Tally()
+        self.started = time.monotonic()
+        self.embedder: Embedder | None = None
+        self.abilities = abilities(options.max_pixels)
+        self.without_vector: set[bytes] = set()
+        self.fresh: set[bytes] = set()  # files on their way that may change again without their times moving
+        self.total = 0
+        self.named = False
+        self.loaded_at = 0.0
+        self.embedding_seconds = 0.0
+
+    def run(self, paths: Sequence[str | os.PathLike[str]]) -> BuildReport:
+        self.named = bool(paths)
+        if not self.options.dry_run:
+            remove_left_over(self.folder)
+        places, self.tally.warnings = resolve(self.store, paths, prune=self.options.prune)
+        survey = self.store.survey()
+        ids = self._root_ids(places)
+        for place in places:
+            self._compare(place, ids.get(place.root), survey)
+        if self.options.dry_run:
+            self._count_only(survey)
+        else:
+            before = self.store.generation
+            self._read_all(survey)
+            self._remove(survey, before)
+            nearest.refresh(self.store, self.folder, self.progress)
+            self.store.seal()
+        return self._report()
+
+    # -- comparing -------------------------------------------------------------------------------------------------
+
+    def _root_ids(self, places: Sequence[Place]) -> dict[bytes, int]:
+        for place in places:
+            if place.root not in self.store.roots() and not self.options.dry_run:
+                self.store.add_root(place.root)
+        return self.store.roots()
+
+    def _compare(self, place: Place, root_id: int | None, survey: Survey) -> None:
+        """Sort the files below a place into those to read, those that are gone, and those that are as they were."""
+        model = self.store.model()
+        tried_with = {self.abilities, model.id.key} if model else {self.abilities}
+        known = self.store.known(root_id, place.below, model, tried_with) if root_id is not None else iter(())
+        found = find(place.root, place.below) if os.path.lexists(place.full) else iter(())
+        seen = lost = 0
+        unlisted: bytes | None = None
+        for file, old in _merge(found, known):
+            if isinstance(file, Unlisted):
+                unlisted = file.path
+                self._note_unlisted(file, place, root_id, old)
+            elif file is not None:
+                seen += 1
+                self._note_found(file, old, root_id or 0, survey)
+                if seen % 5000 == 0:
+                    self.progress(Progress("scan", seen))
+            elif old is not None and unlisted is not None and _is_below(old.path, unlisted):
+                self.tally.unchanged += old.image_id is not None
+            elif old is not None:
+                lost += 1
+                survey.add_gone(root_id or 0, old.path, old.image_id)
+        if lost and not seen and not place.below and self.named and not self.options.prune:
+            raise UnsafeRemoval(
+                f"The folder {os.fsdecode(place.root)} is empty, but the catalog knows {lost:,} files in it; they are "
+                "kept. Mount its disk; or forget them with --prune."
+            )
+
+    def _note_found(self, file: FoundFile, old: Known | None, root_id: int, survey: Survey) -> None:
+        if old is None or old.stamp != file.stamp or not old.current:
+            survey.add_todo(root_id, file.path, file.stamp, old.image_id if old else None)
+        elif old.image_id is not None:
+            self.tally.unchanged += 1
+        elif old.reason is not None:
+            self.tally.skipped += 1
+        else:
+            self.tally.ignored += 1
+
+    def _note_unlisted(self, folder: Unlisted, place: Place, root_id: int | None, old: Known | None) -> None:
+        self.tally.skipped += 1
+        if old is not None or root_id is None or self.options.dry_run:
+            return
+        source = Source(root_id, place.root, folder.path, UNSETTLED)
+        self.tally.new_skipped.append(Skipped(os.fsdecode(source.full), folder.reason))
+        self.store.commit([], [Refusal(source, folder.reason, "")], None)
+
+    def _count_only(self, survey: Survey) -> None:
+        self.tally.added, self.tally.changed, self.tally.removed = survey.counts()
+
+    # -- reading and embedding -------------------------------------------------------------------------------------
+
+    def _read_all(self, survey: Survey) -> None:
+        new, known, _ = survey.counts()
+        if not new + known:
+            return
+        self.total = new + known
+        window = _Window(self.store, self.tally)
+        decoders = _Lazy(self._decoders)
+        older: dict[bytes, int] = {}  # files on their way that the store knows an older state of
+        sources = self._sources(survey, older)
+        stream = batches(sources, size=self._batch_size, known=self._with_vector, decoders=decoders.get)
+        try:
+            for batch in stream:
+                self._take(batch, older, window)
+        finally:
+            stream.close()
+            if decoders.made is not None:
+                decoders.made.close()
+            window.commit()  # also after Ctrl-C: what is embedded is kept
+        if self.embedder is not None:
+            self.embedding_seconds = time.monotonic() - self.loaded_at
+
+    def _sources(self, survey: Survey, older: dict[bytes, int]) -> Iterator[Source]:
+        roots = {number: path for path, number in self.store.roots().items()}
+        for source, image_id in survey.todo(roots):
+            if image_id is not None:
+                older[source.full] = image_id
+            if settled(source.stamp) == UNSETTLED:
+                self.fresh.add(source.full)
+            yield source
+
+    def _to_store(self, source: Source) -> Source:
+        """The file with the stamp to store: that of a file which was fresh when it was read cannot be trusted."""
+        if source.full not in self.fresh:
+            return source
+        self.fresh.remove(source.full)
+        return source._replace(stamp=UNSETTLED)
+
+    def _take(self, batch: Batch, older: dict[bytes, int], window: _Window) -> None:
+        """Embed a batch and put what came of it into the commit window."""
+        window.commit_if_due(len(batch))
+        embedded = self._model().forward(batch.pixels) if batch.pixels is not None else None
+        usable = [bool(np.isfinite(row).all()) for row in embedded.vectors] if embedded else []
+        before = {o.source.full: older.pop(o.source.full) for o in batch.outcomes if o.source.full in older}
+        digests = self.store.digests(list(before.values()))
+        for outcome in batch.outcomes:
+            image_id = before.get(outcome.source.full)
+            source = self._to_store(outcome.source)
+            if isinstance(outcome, Refused):
+                window.refuse(source, outcome.reason, self.abilities)
+            elif outcome.sha256 in self.without_vector or (outcome.slot is not None and not usable[outcome.slot]):
+                self.without_vector.add(outcome.sha256)
+                window.refuse(source, NO_VECTOR, self._model().id.key)
+            else:
+                entry = _entry(source, outcome, embedded)
+                window.add(entry, image_id, digests.get(image_id) if image_id else None)
+        self.tally.embedded += len(usable)
+        self.tally.done += len(batch)
+        window.commit_if_due()
+        skipped = len(self.tally.new_skipped)
+        self.progress(Progress("embed", self.tally.done, self.total, self.tally.embedded, skipped))
+
+    def _model(self) -> Embedder:
+        if self.embedder is None:
+            self.progress(Progress("load"))
+            self.embedder = self.load()
+            self.loaded_at = time.monotonic()
+        return self.embedder
+
+    def _decoders(self) -> Decoders:
+        workers = self.options.workers or min(os.cpu_count() or 1, MAX_WORKERS)
+        return Decoders(self._model().preprocess, workers, Limits.for_pixels(self.options.max_pixels))
+
+    def _batch_size(self) -> int:
+        """Pictures a batch; until the model is loaded there are none, and the number is of files to look up."""
+        return self.embedder.batch_size if self.embedder else CHUNK
+
+    def _with_vector(self, digests: Sequence[bytes]) -> set[bytes]:
+        return self.store.with_vector(digests, self.store.model())
+
+    # -- finishing -------------------------------------------------------------------------------------------------
+
+    def _remove(self, survey: Survey, before: int) -> None:
+        """Forget what is gone, unless so much of a root is gone that it looks like an accident."""
+        since = self.store.finished  # a build that was cut off may have taken in what has moved
+        moved = self.store.moved_by_root(since)
+        for root, root_id in self.store.roots().items():
+            lost = survey.gone_by_root.get(root_id, 0) - moved.get(root_id, 0)
+            images = self.store.count_in_root(root_id) - (moved.get(root_id, 0))
+            if lost > SAFE_REMOVAL * images and not self.options.prune:
+                self.tally.warnings.append(_too_many_gone(root, lost, images))
+                self.store.spare(root_id, since)
+        gone = survey.counts()[2]
+        if moved:
+            self.tally.moved = self.store.moved(since)
+            self.tally.added -= self.store.moved(before)
+        self.tally.removed = gone - self.tally.moved
+        if gone or survey.gone_skips() or self.store.generation > since:
+            self.store.finish()
+
+    def _report(self) -> BuildReport:
+        model, tally = self.store.model(), self.tally
+        return BuildReport(
+            catalog=str(self.folder),
+            model=model.id.key if model else None,
+            dim=model.id.dim if model else None,
+            device=self.embedder.device if self.embedder else None,
+            precision=self.embedder.precision if self.embedder else None,
+            images=self.store.count("images"),
+            contents=self.store.count("contents"),
+            added=tally.added,
+            changed=tally.changed,
+            moved=tally.moved,
+            removed=tally.removed,
+            unchanged=tally.unchanged,
+            skipped=tally.skipped,
+            new_skipped=tuple(tally.new_skipped),
+            ignored=tally.ignored,
+            embedded=tally.embedded,
+            seconds=time.monotonic() - self.started,
+            embedding_seconds=self.embedding_seconds,
+            dry_run=self.options.dry_run,
+            warnings=tuple(tally.warnings),
+        )
+
+
+class _Window:
+    """What is not committed yet: at most COMMIT_IMAGES files, or COMMIT_SECONDS of work."""
+
+    def __init__(self, store: Store, tally: _Tally) -> None:
+        self.store = store
+        self.tally = tally
+        self.entries: list[Entry] = []
+        self.refusals: list[Refusal] = []
+        self.since = time.monotonic()
+
+    def add(self, entry: Entry, image_id: int | None, old_digest: bytes | None) -> None:
+        """An image, and what the store held at its path before."""
+        self.entries.append(entry)
+        if image_id is None:
+            self.tally.added += 1
+        elif entry.sha256 == old_digest:
+            self.tally.unchanged += 1
+        else:
+            self.tally.changed += 1
+
+    def refuse(self, source: Source, reason: str | None, tried_with: str) -> None:
+        """A file that is not indexed."""
+        self.refusals.append(Refusal(source, reason, tried_with))
+        if reason is None:
+            self.tally.ignored += 1
+        else:
+            self.tally.skipped += 1
+            self.tally.new_skipped.append(Skipped(os.fsdecode(source.full), reason))
+
+    def commit_if_due(self, coming: int = 0) -> None:
+        """Commit where it is time, or so many files more would be too many to lose."""
+        waiting = len(self.entries) + len(self.refusals) + coming
+        if waiting > COMMIT_IMAGES or time.monotonic() - self.since >= COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Store what is waiting; a commit that fails is not tried again with the same."""
+        entries, refusals = self.entries, self.refusals
+        self.entries, self.refusals = [], []
+        if entries or refusals:
+            self.store.commit(entries, refusals, self.store.model())
+        self.since = time.monotonic()
+
+
+class _Lazy:
+    """Something that is made on first use, and can be looked at without making it."""
+
+    def __init__(self, make: Callable[[], Decoders]) -> None:
+        self.make = make
+        self.made: Decoders | None = None
+
+    def get(self) -> Decoders:
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+
+def _entry(source: Source, picture: Picture, embedded: Embedded | None) -> Entry:
+    if picture.slot is None or embedded is None:
+        return Entry(source, picture.sha256)
+    row = picture.slot
+    labels = zip(embedded.indices[row].tolist(), embedded.probabilities[row].tolist(), strict=True)
+    size = picture.source.stamp.size
+    return Entry(source, picture.sha256, size, picture.info, embedded.vectors[row], tuple(labels))
+
+
+def _merge(
+    found: Iterable[FoundFile | Unlisted], known: Iterable[Known]
+) -> Iterator[tuple[FoundFile | Unlisted | None, Known | None]]:
+    """Pairs of equal paths from two streams that are ordered by path; None where one has no such path."""
+    left, right = iter(found), iter(known)
+    file, old = next(left, None), next(right, None)
+    while file is not None or old is not None:
+        if old is None or (file is not None and file.path < old.path):
+            yield file, None
+            file = next(left, None)
+        elif file is None or old.path < file.path:
+            yield None, old
+            old = next(right, None)
+        else:
+            yield file, old
+            file, old = next(left, None), next(right, None)
+
+
+def _is_below(path: bytes, folder: bytes) -> bool:
+    """Whether a path lies in a folder that could not be listed: b"" is the root, others end in a slash."""
+    return path.startswith(folder) if folder.endswith(b"/") or not folder else path == folder
+
+
+def _too_many_gone(root: bytes, lost: int, images: int) -> str:
+    return (
+        f"{lost:,} of the {images:,} images known in {os.fsdecode(root)} are gone: more than {SAFE_REMOVAL:.0%}, "
+        "so they are kept. If they are gone for good, run again with --prune."
+    )

@@ -1,0 +1,89 @@
+"""embed and classify: what the model says of some pictures, without a catalog."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from ..embed.embedder import Embedder
+from ..errors import IndexerError, InvalidArgument, PictureError
+from ..pictures.decode import MAX_PIXELS
+from ..pictures.scan import Content
+from ..pictures.single import prepare_all, read_path
+from ..pictures.workers import Limits
+from ..preprocess import Pixels
+from ..records import Label, Skipped
+
+Paths = Sequence["str | os.PathLike[str]"]
+
+
+def embed_files(
+    embedder: Embedder, paths: Paths, out: Path, *, tokens: bool = False, max_pixels: int = MAX_PIXELS
+) -> tuple[tuple[int, ...], list[Skipped]]:
+    """Write the pooled pre-logits (N, dim) or tokens (N, T, dim) of some pictures, float32, as one .npy file.
+
+    Rows are in the order of the paths, without the skipped ones, which come second. The file appears when complete.
+    """
+    if out.suffix != ".npy":
+        raise InvalidArgument(f"{out} does not end in .npy. Name the file that way; it is NumPy's format.")
+    run: Callable[[Sequence[Pixels]], npt.NDArray[np.float32]] = embedder.tokens if tokens else embedder.embed
+    skipped: list[Skipped] = []
+    temporary = out.with_name(out.name + ".tmp")
+    shape: tuple[int, ...] = (0, embedder.id.dim)
+    try:
+        with temporary.open("wb+") as file:
+            _write_header(file, shape)
+            for _, pixels in _fitted(embedder, paths, skipped, max_pixels):
+                rows = np.ascontiguousarray(run(pixels))
+                file.write(rows.tobytes())
+                shape = (shape[0] + len(rows), *rows.shape[1:])
+            file.seek(0)
+            _write_header(file, shape)  # numpy leaves room in the header for the rows to grow
+        os.replace(temporary, out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise IndexerError(f"{out} cannot be written ({error.strerror}). Choose another place with -o.") from error
+    return shape, skipped
+
+
+def classify_files(
+    embedder: Embedder, paths: Paths, k: int, *, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[str, tuple[Label, ...]] | Skipped]:
+    """The k most probable classes of each picture, in order, skips inline."""
+    skipped: list[Skipped] = []
+    for names, pixels in _fitted(embedder, paths, skipped, max_pixels):
+        yield from zip(names, embedder.classify(pixels, k), strict=True)
+    yield from skipped
+
+
+def _fitted(
+    embedder: Embedder, paths: Paths, skipped: list[Skipped], max_pixels: int
+) -> Iterator[tuple[list[str], list[Pixels]]]:
+    """Stretches of at most a batch: names and fitted pictures; what cannot be used is added to `skipped`."""
+    for start in range(0, len(paths), embedder.batch_size):
+        found: dict[str, Content] = {}
+        for path in paths[start : start + embedder.batch_size]:
+            try:
+                found[os.fspath(path)] = read_path(os.fsencode(path))
+            except PictureError as error:
+                skipped.append(Skipped(os.fspath(path), error.reason))
+        names, pixels = [], []
+        prepared = prepare_all(list(found.values()), embedder.preprocess, Limits.for_pixels(max_pixels))
+        for name, item in zip(found, prepared, strict=True):
+            if isinstance(item, PictureError):
+                skipped.append(Skipped(name, item.reason))
+            else:
+                names.append(name)
+                pixels.append(item.pixels)
+        if names:
+            yield names, pixels
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype("<f4")), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)

@@ -1,0 +1,154 @@
+"""export: vectors and metadata as one table, a row an image, for other tools."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CatalogError, IndexerError, InvalidArgument
+from ..records import ExportReport, ImageRecord
+from ..store.store import Store, StoredModel
+
+COLUMNS = ("path", "sha256", "width", "height", "bytes", "labels")
+BLOCK = 1000
+# what a spreadsheet takes for a formula at the start of a cell
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+Row = tuple[ImageRecord, npt.NDArray[np.float32]]
+
+
+def export(store: Store, file: Path) -> ExportReport:
+    """Write every image with its vector; the format follows the ending: .parquet, .npy (+ .csv), .csv or .jsonl.
+
+    The file appears when it is complete.
+    """
+    writers: dict[str, Callable[[Path, int, Iterator[list[Row]]], int]] = {
+        ".parquet": _write_parquet,
+        ".npy": _write_npy,
+        ".csv": _write_csv,
+        ".jsonl": _write_jsonl,
+    }
+    writer = writers.get(file.suffix.lower())
+    if writer is None:
+        raise InvalidArgument(f"{file} has no ending that indexer exports. Use one of {', '.join(writers)}.")
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        with store.snapshot():
+            model = store.model()
+            if model is None:
+                raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
+            rows = writer(temporary, model.id.dim, _rows(store, model))
+        os.replace(temporary, file)
+        if writer is _write_npy:
+            os.replace(temporary.with_suffix(".csv"), file.with_suffix(".csv"))
+    except OSError as error:
+        raise IndexerError(f"{file} cannot be written ({error.strerror}). Choose another place.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return ExportReport(str(file), rows)
+
+
+def _rows(store: Store, model: StoredModel) -> Iterator[list[Row]]:
+    """Blocks of images, ordered by path, each with its vector."""
+    for block in store.image_blocks(BLOCK):
+        contents = [content for content, _ in block]
+        _, found, rows = store.vectors_of(sorted(set(contents)), model)
+        vectors = dict(zip(found, rows, strict=True))
+        yield [(image, vectors[content]) for content, image in block]
+
+
+def _cells(image: ImageRecord) -> dict[str, Any]:
+    labels = [{"label": label.label, "probability": round(label.probability, 6)} for label in image.labels]
+    return {
+        "path": image.path,
+        "sha256": image.sha256,
+        "width": image.width,
+        "height": image.height,
+        "bytes": image.bytes,
+        "labels": labels,
+    }
+
+
+def _write_jsonl(out: Path, _dim: int, blocks: Iterator[list[Row]]) -> int:
+    count = 0
+    with out.open("w", encoding="ascii") as file:
+        for block in blocks:
+            for image, vector in block:
+                file.write(json.dumps({**_cells(image), "vector": _numbers(vector)}) + "\n")
+            count += len(block)
+    return count
+
+
+def _write_csv(out: Path, dim: int, blocks: Iterator[list[Row]], *, vectors: bool = True) -> int:
+    count = 0
+    with out.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, *(["vector"] if vectors else [])])
+        for block in blocks:
+            for image, vector in block:
+                cells = {**_cells(image), "labels": "; ".join(label.label for label in image.labels)}
+                row = [defused(cells[name]) for name in COLUMNS]
+                writer.writerow([*row, " ".join(map(str, _numbers(vector)))] if vectors else row)
+            count += len(block)
+    return count
+
+
+def _write_npy(out: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
+    """The vectors as (N, dim) float32; the other columns go into a .csv beside, row for row."""
+    count = 0
+    header = {"descr": "<f4", "fortran_order": False}
+    with out.open("wb") as file:
+
+        def passing() -> Iterator[list[Row]]:
+            nonlocal count
+            for block in blocks:
+                file.write(np.stack([vector for _, vector in block]).astype("<f4").tobytes())
+                count += len(block)
+                yield block
+
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (0, dim)})
+        _write_csv(out.with_suffix(".csv"), dim, passing(), vectors=False)
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, dim)})
+    return count
+
+
+def _write_parquet(out: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise IndexerError("Parquet needs an extra. Install it: pip install 'indexer[parquet]'.") from None
+    label = pa.struct([("label", pa.string()), ("probability", pa.float32())])
+    kinds = (pa.string(), pa.string(), pa.int32(), pa.int32(), pa.int64(), pa.list_(label))
+    fields = [*zip(COLUMNS, kinds, strict=True), ("vector", pa.list_(pa.float32(), dim))]
+    schema = pa.schema(fields)
+    count = 0
+    with pq.ParquetWriter(str(out), schema) as writer:
+        for block in blocks:
+            cells = [_cells(image) for image, _ in block]
+            columns = {name: [row[name] for row in cells] for name in COLUMNS}
+            # Parquet's strings are valid Unicode; a name that is not keeps its bytes as \udcXX escapes
+            columns["path"] = [path.encode("utf-8", "backslashreplace").decode() for path in columns["path"]]
+            rows = np.stack([vector for _, vector in block]).reshape(-1)
+            arrays = [pa.array(columns[name], kind) for name, kind in zip(COLUMNS, kinds, strict=True)]
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(rows, pa.float32()), dim))
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            count += len(block)
+    return count
+
+
+def _numbers(vector: npt.NDArray[np.float32]) -> list[float]:
+    return [float(f"{value:.7g}") for value in vector.tolist()]
+
+
+def defused(cell: Any) -> Any:
+    """A cell that no spreadsheet runs as a formula: a quote in front, as OWASP advises ('CSV Injection')."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

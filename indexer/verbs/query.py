@@ -1,0 +1,187 @@
+"""query: the nearest neighbours of pictures, indexed or new."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..embed.embedder import Embedder
+from ..errors import CatalogError, InvalidArgument, PictureError
+from ..pictures.decode import MAX_PIXELS, to_rgb
+from ..pictures.scan import Content
+from ..pictures.single import prepare_all, read_path
+from ..pictures.workers import Limits
+from ..records import Match, QueryResult, Skipped
+from ..store.store import Store, StoredModel
+from ..store.vectors import as_stored, normalised
+from .nearest import Nearest
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryOptions:
+    """What to look for. where: an SQL condition; label: a class name; both let k stay k."""
+
+    k: int = 10
+    min_score: float = -1.0
+    where: str | None = None
+    label: str | None = None
+    include_self: bool = False
+    max_pixels: int = MAX_PIXELS
+
+    def check(self) -> None:
+        """Raises InvalidArgument for values that cannot be meant."""
+        if self.k < 1:
+            raise InvalidArgument(f"k={self.k} asks for nothing. Give 1 or more.")
+        if not -1.0 <= self.min_score <= 1.0:
+            raise InvalidArgument(f"min_score={self.min_score} is no cosine similarity. Give -1 to 1; 1 is the same.")
+
+
+def query(
+    store: Store, folder: Path, pictures: Sequence[Any], embedder: Callable[[], Embedder], options: QueryOptions
+) -> tuple[list[QueryResult], list[Skipped]]:
+    """The neighbours of each picture: a path, a PIL image, a uint8 RGB array (H, W, 3), or a vector (dim,).
+
+    embedder: asked for when a picture is not in the catalog. Pictures that cannot be used come second.
+    """
+    options.check()
+    started = time.monotonic()
+    with store.snapshot():
+        model = store.model()
+        if model is None:
+            raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
+        allowed = store.images_where(options.where, options.label)
+        vectors, skipped = _vectors(store, model, pictures, embedder, options.max_pixels)
+        search = Nearest(store, folder, model)
+        contents = None if allowed is None else {content for content, _ in allowed}
+        images = None if allowed is None else {image for _, image in allowed}
+        share = (time.monotonic() - started) / max(len(pictures), 1)
+        results = []
+        for picture, vector in zip(pictures, vectors, strict=True):
+            if vector is None:
+                continue
+            began = time.monotonic()
+            matches = _matches(store, search, picture, vector, options, contents, images)
+            results.append(QueryResult(_name(picture), matches, share + time.monotonic() - began))
+    return results, skipped
+
+
+def _matches(
+    store: Store,
+    search: Nearest,
+    picture: Any,
+    vector: Vectors,
+    options: QueryOptions,
+    contents: set[int] | None,
+    images: set[int] | None,
+) -> tuple[Match, ...]:
+    """Contents become images here: every content has at least one, so k contents are enough for k images."""
+    itself = None if options.include_self else _image_of(store, picture)
+    best = search.search(vector, options.k + (itself is not None), contents)
+    scores = {content: score for content, score in best if score >= options.min_score}
+    held = store.images_of(list(scores))
+    chosen = [
+        (score, image)
+        for content, score in scores.items()
+        for image in held.get(content, [])
+        if image != itself and (images is None or image in images)
+    ]
+    records = store.images_by_id([image for _, image in chosen])
+    ranked = sorted(((score, records[image]) for score, image in chosen), key=lambda pair: (-pair[0], pair[1].path))
+    return tuple(Match(rank, score, image) for rank, (score, image) in enumerate(ranked[: options.k], 1))
+
+
+def _vectors(
+    store: Store, model: StoredModel, pictures: Sequence[Any], embedder: Callable[[], Embedder], max_pixels: int
+) -> tuple[list[Vectors | None], list[Skipped]]:
+    """A unit vector for every picture, None where there is none. Only contents that are new go through the model."""
+    found: list[Vectors | None] = [None] * len(pictures)
+    skipped: list[Skipped] = []
+    new: dict[int, Any] = {}
+    for i, picture in enumerate(pictures):
+        try:
+            known = _known_vector(store, model, picture)
+        except PictureError as error:
+            skipped.append(Skipped(_name(picture), error.reason))
+            continue
+        if isinstance(known, np.ndarray) and known.ndim == 1:
+            found[i] = known
+        else:
+            new[i] = known
+    if new:
+        _embed_new(new, found, skipped, pictures, embedder(), max_pixels)
+    return found, skipped
+
+
+def _known_vector(store: Store, model: StoredModel, picture: Any) -> Any:
+    """The vector, (dim,), or else what is to be embedded: a file's content, or an RGB array (H, W, 3)."""
+    if isinstance(picture, np.ndarray) and picture.ndim == 1:
+        return _checked(picture, model.id.dim)
+    if isinstance(picture, np.ndarray):
+        return picture
+    if isinstance(picture, (str, os.PathLike)):
+        content = read_path(os.fsencode(picture))
+        known = store.content_of(content.sha256)
+        vector = store.vector_of(known, model) if known is not None else None
+        return content if vector is None else vector
+    if hasattr(picture, "convert"):
+        return np.asarray(to_rgb(picture))
+    raise InvalidArgument(f"A {type(picture).__name__} is no picture. Give a path, a PIL image, an array or a vector.")
+
+
+def _embed_new(
+    new: dict[int, Any],
+    found: list[Vectors | None],
+    skipped: list[Skipped],
+    pictures: Sequence[Any],
+    embedder: Embedder,
+    max_pixels: int,
+) -> None:
+    files = {i: item for i, item in new.items() if isinstance(item, Content)}
+    pixels: dict[int, Any] = {}
+    for i, prepared in zip(
+        files, prepare_all(list(files.values()), embedder.preprocess, Limits.for_pixels(max_pixels)), strict=True
+    ):
+        if isinstance(prepared, PictureError):
+            skipped.append(Skipped(_name(pictures[i]), prepared.reason))
+        else:
+            pixels[i] = prepared.pixels
+    rows = dict(zip(pixels, embedder.forward(np.stack(list(pixels.values()))).vectors, strict=True)) if pixels else {}
+    arrays = {i: item for i, item in new.items() if not isinstance(item, Content)}
+    if arrays:
+        rows.update(zip(arrays, embedder.embed(list(arrays.values())), strict=True))
+    for i, row in rows.items():
+        if np.isfinite(row).all():
+            found[i] = as_stored(row[None])[0]
+        else:
+            skipped.append(Skipped(_name(pictures[i]), "the model gives no usable vector for it"))
+
+
+def _checked(vector: npt.NDArray[Any], dim: int) -> Vectors:
+    if len(vector) != dim:
+        raise InvalidArgument(f"A vector of {len(vector)} numbers was given; this catalog's have {dim}.")
+    if not np.isfinite(vector).all() or not np.any(vector):
+        raise InvalidArgument("A vector that is zero or not finite has no direction. Give another.")
+    unit: Vectors = normalised(np.asarray(vector, np.float32)[None])[0]
+    return unit
+
+
+def _image_of(store: Store, picture: Any) -> int | None:
+    if not isinstance(picture, (str, os.PathLike)):
+        return None
+    place = store.place_of(os.path.abspath(os.fsencode(picture)))
+    return place[0] if place else None
+
+
+def _name(picture: Any) -> str:
+    if isinstance(picture, (str, os.PathLike)):
+        return os.fspath(picture)
+    return getattr(picture, "filename", None) or f"<{type(picture).__name__}>"

@@ -1,0 +1,112 @@
+"""verify: check every promise of the format; repair: make again what can be made again, from what is sound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import CatalogError
+from ..files import changing
+from ..neighbours.index import PATTERN, is_sound, read_stamp
+from ..records import BuildReport, VerifyReport
+from ..store import salvage, seal
+from ..store.store import FILE, Store
+
+SHOWN = 20
+GONE = f"{FILE} is missing"
+UNSEALED = "The last build has not come to its end, so the file as a whole has no checksum: run indexer build."
+
+
+def verify(folder: Path) -> VerifyReport:
+    """Check the catalog of a folder without changing it.
+
+    Every page of catalog.sqlite against the seal, SQLite's own check, the checksum of every row, the model ids, and
+    every neighbour file against its stamp.
+    """
+    problems = [*_check_pages(folder), *_check_rows(folder), *_check_indexes(folder)]
+    notes = [] if (folder / seal.FILE).exists() else [UNSEALED]
+    return VerifyReport(tuple(problems), notes=tuple(notes))
+
+
+def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyReport:
+    """Check, and mend what is found.
+
+    The neighbour files are made again from the vectors, the vectors from the pictures, and the rest from what is sound
+    in the damaged file and from the folders. build: brings the catalog in line with all its roots; it is given what its
+    model was loaded from, where the catalog itself does not know any more.
+    """
+    found = verify(folder)
+    if found.ok and not found.notes and not any(folder.glob("*.tmp")):
+        return found
+    repaired = []
+    for path in folder.glob(PATTERN):
+        stamp = read_stamp(path)
+        if stamp is None or not is_sound(path, stamp):
+            with changing(path):
+                path.unlink()
+            repaired.append(f"{path.name} was made again from the vectors")
+    store_harmed = any(problem.startswith(f"{FILE}:") or problem == GONE for problem in found.problems)
+    model = salvage.salvage(folder) if store_harmed else None
+    seal.break_it(folder / FILE)
+    report = build(model)
+    lost = _drop_without_vector(folder)
+    if lost:
+        build(model)
+    if store_harmed:
+        repaired.append(f"{FILE} was made again: {report.images:,} images, {report.embedded:,} of them embedded again")
+    if not repaired:
+        repaired.append("the seal was made again" if found.problems else "the last build was brought to its end")
+    return VerifyReport(found.problems, tuple(repaired), tuple(lost), found.notes)
+
+
+def _check_pages(folder: Path) -> Iterator[str]:
+    database = folder / FILE
+    try:
+        sealed = seal.read(database)
+    except ValueError as error:
+        yield f"{seal.FILE}: {error}"
+        return
+    if sealed is None:
+        return
+    log = database.with_name(FILE + "-wal")
+    if not database.exists():
+        yield GONE
+    elif not log.exists() or log.stat().st_size == 0:
+        pages = seal.damaged_pages(database, sealed)
+        if pages and seal.read(database) == sealed:  # no build has begun meanwhile
+            yield f"{FILE}: {len(pages):,} pages are not as they were written (the first is {pages[0]})"
+
+
+def _check_rows(folder: Path) -> Iterator[str]:
+    try:
+        store = Store.open(folder, readonly=True)
+    except CatalogError as error:
+        yield f"{FILE}: {error}"
+        return
+    try:
+        for number, problem in enumerate(store.problems()):
+            if number == SHOWN:
+                yield f"{FILE}: there are more problems"
+                return
+            yield f"{FILE}: {problem}"
+    except (CatalogError, ValueError, TypeError, ArithmeticError) as error:  # a damaged row may hold anything
+        yield f"{FILE}: cannot be read to its end ({error})"
+    finally:
+        store.close()
+
+
+def _check_indexes(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.glob(PATTERN)):
+        stamp = read_stamp(path)
+        if (stamp is None or not is_sound(path, stamp)) and path.exists():  # a build may have put another in its place
+            yield f"{path.name} is not as it was written"
+
+
+def _drop_without_vector(folder: Path) -> list[str]:
+    """Images whose vector is lost and whose file cannot be read any more: what could not be saved."""
+    store = Store.open(folder)
+    try:
+        return [os.fsdecode(path) for path in store.remove_without_vector()]
+    finally:
+        store.close()

@@ -1,0 +1,255 @@
+"""What the commands promise: fields, exit codes, what goes to stdout and what to stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.verbs.export import defused
+
+from ..conftest import save_picture
+from .conftest import Run
+
+BUILD = {
+    *("catalog", "model", "dim", "device", "precision", "images", "contents", "added", "changed", "moved"),
+    *("removed", "unchanged", "skipped", "ignored", "embedded", "seconds", "images_per_second"),
+}
+MATCH = {"rank", "score", "path", "width", "height", "bytes", "labels"}
+INFO = {
+    *("catalog", "format", "model", "dim", "roots", "images", "contents", "vectors", "skipped", "neighbours", "bytes"),
+}
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_build_as_json(run: Run, pictures: Path) -> None:
+    done = run("build", pictures, "--json")
+    assert (done.code, done.err) == (0, "")
+    (report,) = lines(done.out)
+    assert set(report) >= BUILD
+    assert (report["images"], report["added"], report["embedded"], report["dim"]) == (6, 6, 6, 48)
+    assert Path(".indexer/catalog.sqlite").is_file()
+
+
+def test_build_in_words(run: Run, pictures: Path) -> None:
+    done = run("build", pictures)
+    assert "6 pictures in .indexer" in done.out
+    assert "added 6" in done.out
+    assert "Would read 0 new files" in run("build", pictures, "--dry-run").out
+
+
+def test_new_skips_are_exit_code_three_once(run: Run, pictures: Path) -> None:
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    first = run("build", pictures)
+    assert first.code == 3
+    assert "broken.png: damaged" in first.out
+    assert run("build", pictures).code == 0
+    (skip,) = lines(run("skips", "--json").out)
+    assert set(skip) == {"path", "reason"}
+    assert skip["path"] == str(pictures / "broken.png")
+    assert "broken.png: damaged" in run("skips").out
+
+
+def test_query_as_json_and_as_text(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    done = run("query", pictures / "a.png", pictures / "b.png", "-k", "3", "--json")
+    first, second = lines(done.out)
+    assert set(first) == {"query", "seconds", "matches"}
+    assert [set(match) for match in first["matches"]] == [MATCH] * 3
+    assert [match["rank"] for match in second["matches"]] == [1, 2, 3]
+    text = run("query", pictures / "a.png", "-k", "3").out.splitlines()
+    assert [line.split("\t")[1] for line in text] == [match["path"] for match in first["matches"]]
+
+
+def test_query_options_reach_the_search(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    best = lines(run("query", pictures / "a.png", "--include-self", "--json").out)[0]["matches"]
+    assert best[0]["path"] == str(pictures / "a.png")
+    assert len(best) == 6
+    only = lines(run("query", pictures / "a.png", "--where", "path LIKE '%/sub/%'", "--json").out)[0]["matches"]
+    assert len(only) == 2
+    assert lines(run("query", pictures / "a.png", "--min-score", "0.999", "--json").out)[0]["matches"] == []
+
+
+def test_paths_from_stdin(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    odd = save_picture(pictures / "two\nlines.png", 9)
+    names = b"\0".join(os.fsencode(path) for path in (pictures / "a.png", odd))
+    found = lines(run("query", "-", "-0", "--json", stdin=names).out)
+    assert [item["query"] for item in found] == [str(pictures / "a.png"), str(odd)]
+    plain = lines(run("query", "-", "--json", stdin=f"{pictures / 'b.png'}\n".encode()).out)
+    assert [item["query"] for item in plain] == [str(pictures / "b.png")]
+
+
+def test_some_unusable_pictures_are_three_and_none_usable_is_one(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    some = run("query", pictures / "a.png", "none.png")
+    assert some.code == 3
+    assert "none.png: there is no such file" in some.err
+    assert run("query", "none.png").code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["query", "x.png"], 1, "There is no catalog"),
+        (["info"], 1, "There is no catalog"),
+        (["info", "--catalog", "nowhere"], 1, "no catalog in nowhere"),
+        (["build"], 1, "Name a folder"),
+        (["build", "typo"], 1, "no file or folder typo"),
+        (["query"], 2, "Missing argument"),
+        (["query", "x.png", "-k", "0"], 2, "Invalid value"),
+        (["frobnicate"], 2, "No such command"),
+        (["build", "--precision", "fp7"], 2, "fp7"),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(run: Run, words: list[str], code: int, says: str) -> None:
+    done = run(*words)
+    assert done.code == code
+    assert says in done.err
+    assert done.out == ""
+    if code == 1:
+        assert done.err.startswith("Error: ")
+        assert done.err.count("\n") == 1
+    assert not Path(".indexer").exists()
+
+
+def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Exception, match="There is no catalog"):
+        run("info", "--debug")
+
+
+def test_a_dry_run_leaves_no_catalog(run: Run, pictures: Path) -> None:
+    assert lines(run("build", pictures, "--dry-run", "--json").out)[0]["added"] == 6
+    assert not Path(".indexer").exists()
+
+
+def test_the_catalog_is_found_above_and_by_variable(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("build", pictures)
+    monkeypatch.chdir(pictures / "sub")
+    assert lines(run("info", "--json").out)[0]["images"] == 6
+    monkeypatch.setenv("INDEXER_CATALOG", str(tmp_path / "elsewhere"))
+    assert run("info").code == 1
+    run("build", pictures)
+    assert (tmp_path / "elsewhere" / "catalog.sqlite").is_file()
+
+
+def test_info(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    (found,) = lines(run("info", "--json").out)
+    assert set(found) == INFO
+    assert set(found["neighbours"]) == {"kind", "covered", "recall"}
+    assert found["roots"] == [str(pictures)]
+    assert sum(found["bytes"].values()) > 0
+    assert "6 different" in run("info").out
+
+
+def test_models(run: Run) -> None:
+    found = lines(run("models", "--json").out)
+    assert len(found) == 16
+    assert set(found[0]) >= {"name", "dim", "input_size", "parameters", "gmacs", "top1", "top5"}
+    assert "eva_large_patch14_196.in22k_ft_in22k_in1k\t1024\t196\t304.1\t61.6\t88.59\t98.66" in run("models").out
+
+
+def test_embed(run: Run, pictures: Path) -> None:
+    done = run("embed", pictures / "b.png", "none.png", pictures / "a.png", "-o", "v.npy", "--json")
+    assert done.code == 3
+    (report,) = lines(done.out)
+    assert report["shape"] == [2, 48]
+    assert [skip["path"] for skip in report["skipped"]] == ["none.png"]
+    rows = np.load("v.npy")
+    assert rows.dtype == np.float32
+    assert np.linalg.norm(rows, axis=1) == pytest.approx([1, 1])
+    run("embed", pictures / "a.png", "-o", "a.npy")
+    assert np.array_equal(np.load("a.npy")[0], rows[1])
+    run("embed", pictures / "a.png", "-o", "t.npy", "--tokens")
+    assert np.load("t.npy").shape == (1, 1, 48)
+    assert run("embed", pictures / "a.png", "-o", "t.txt").code == 1
+    assert list(Path().glob("*.tmp")) == []
+
+
+def test_more_pictures_than_a_batch(run: Run, pictures: Path) -> None:
+    names = [save_picture(pictures / f"{seed}.png", seed) for seed in range(400, 420)]
+    run("embed", *names, "-o", "v.npy")
+    rows = np.load("v.npy")
+    assert rows.shape == (20, 48)
+    run("embed", names[13], "-o", "one.npy")
+    assert np.allclose(np.load("one.npy")[0], rows[13], atol=1e-6)
+
+
+def test_classify(run: Run, pictures: Path) -> None:
+    (found,) = lines(run("classify", pictures / "a.png", "-k", "2", "--json").out)
+    assert set(found) == {"path", "labels"}
+    assert [set(label) for label in found["labels"]] == [{"label", "index", "probability"}] * 2
+    assert len(run("classify", pictures / "a.png", "-k", "2").out.splitlines()) == 2
+
+
+@pytest.fixture
+def exported(run: Run, pictures: Path) -> Path:
+    shutil.copy(pictures / "a.png", pictures / "copy.png")
+    save_picture(pictures / "=cmd.png", 60)
+    run("build", pictures)
+    return pictures
+
+
+def test_export_jsonl(run: Run, exported: Path) -> None:
+    report = lines(run("export", "out.jsonl", "--json").out)[0]
+    assert report == {"file": "out.jsonl", "rows": 8}
+    rows = lines(Path("out.jsonl").read_text())
+    assert [set(row) for row in rows] == [
+        {"path", "sha256", "width", "height", "bytes", "labels", "vector"},
+    ] * 8
+    by_path = {row["path"]: row for row in rows}
+    assert by_path[str(exported / "a.png")]["vector"] == by_path[str(exported / "copy.png")]["vector"]
+    assert np.linalg.norm(by_path[str(exported / "a.png")]["vector"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_export_npy_and_csv_agree(run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("export", "out.npy")
+    run("export", "all.jsonl")
+    expected = lines(Path("all.jsonl").read_text())
+    with open("out.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["path"] for row in table] == [row["path"] for row in expected]
+    assert np.allclose(np.load("out.npy"), [row["vector"] for row in expected], atol=1e-6)
+
+
+def test_export_csv(run: Run, exported: Path) -> None:
+    run("export", "out.csv")
+    with open("out.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 8
+    assert all(len(row["vector"].split()) == 48 for row in table)
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])
+def test_cells_that_a_spreadsheet_would_run_are_defused(cell: str) -> None:
+    assert defused(cell) == "'" + cell
+    assert defused("a" + cell) == "a" + cell
+
+
+def test_export_parquet(run: Run, exported: Path) -> None:
+    import pyarrow.parquet as pq
+
+    assert run("export", "out.parquet").code == 0
+    table = pq.read_table("out.parquet")
+    assert table.num_rows == 8
+    assert table.column_names == ["path", "sha256", "width", "height", "bytes", "labels", "vector"]
+    assert np.linalg.norm(table["vector"][0].as_py()) == pytest.approx(1, abs=1e-5)
+
+
+def test_export_refuses_an_unknown_ending(run: Run, exported: Path) -> None:
+    done = run("export", "out.xlsx")
+    assert done.code == 1
+    assert ".parquet" in done.err

@@ -1,0 +1,113 @@
+"""The command as a process of its own: signals, pipes, and what it loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ..conftest import EVA_TINY, PHOTOS, ROOT, save_picture
+
+INDEXER = [sys.executable, "-m", "indexer"]
+
+SLOW = """
+import sys, time
+sys.path.insert(0, {root!r})
+from tests.fakes import FakeEmbedder
+from indexer.cli import common, main
+class Slow(FakeEmbedder):
+    def forward(self, batch):
+        {forward}
+        return super().forward(batch)
+common.loader = lambda *_: lambda _: Slow()
+sys.argv[0] = "indexer"
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a catalog of the demo photographs by the tiny real model."""
+    folder = tmp_path_factory.mktemp("built")
+    command = [*INDEXER, "build", str(PHOTOS), "--model", str(EVA_TINY)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("words", [["build"], ["query", str(PHOTOS / "cat.jpg")], ["info"], ["skips"], ["--help"]])
+def test_what_needs_no_model_loads_no_torch(built: Path, words: list[str]) -> None:
+    script = (
+        "import sys, runpy\nsys.argv[1:] = " + repr(words) + "\n"
+        "try:\n    runpy.run_module('indexer', run_name='__main__')\n"
+        "except SystemExit as done:\n    assert not done.code, done.code\n"
+        "print('torch' in sys.modules, 'timm' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=built, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False False"
+
+
+def test_the_command_is_installed(built: Path) -> None:
+    command = Path(sys.executable).parent / "indexer"
+    done = subprocess.run([command, "info", "--json"], cwd=built, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["images"] == 21
+
+
+def slow_build(folder: Path, forward: str = "time.sleep(0.3)") -> subprocess.Popen[str]:
+    """A build that takes many seconds, in a session of its own, as a terminal would start it."""
+    for seed in range(200):
+        save_picture(folder / "pictures" / f"{seed:03}.png", seed)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(root=str(ROOT), forward=forward), "build", "pictures"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".indexer/catalog.sqlite")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2.5)
+    return process
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_a_build_and_keeps_what_it_did(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    process = slow_build(tmp_path)
+    started = time.monotonic()
+    os.killpg(process.pid, sent)  # a terminal's Ctrl-C reaches the decoders too
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - started < 5
+    assert process.returncode == code
+    assert "goes on from there" in err
+    assert "Traceback" not in err
+    done = subprocess.run([*INDEXER, "info", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert 0 < json.loads(done.stdout)["images"] < 200
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # no decoder is left
+
+
+def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
+    process = slow_build(tmp_path, forward="exec('while True:\\n try: time.sleep(60)\\n except BaseException: pass')")
+    os.kill(process.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    started = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert time.monotonic() - started < 2
+    assert process.returncode == 143
+    done = subprocess.run([*INDEXER, "info", "--json"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_has_seen_enough(built: Path) -> None:
+    command = " ".join([*INDEXER, "query", f"{PHOTOS}/cat.jpg", f"{PHOTOS}/bee.jpg", "--json"])
+    done = subprocess.run(f"{command} | head -c 10", shell=True, cwd=built, capture_output=True, text=True, check=True)
+    assert (len(done.stdout), done.stderr) == (10, "")

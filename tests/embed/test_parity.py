@@ -1,0 +1,169 @@
+"""Our numbers against the model card's own code: timm, one picture at a time.
+
+Source: https://huggingface.co/timm/eva_large_patch14_196.in22k_ft_in22k_in1k, 'Image Classification' and 'Image
+Embeddings'.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from indexer import Embedder, load_embedder
+from indexer.embed.embedder import Vectors
+from indexer.preprocess import Pixels, fit_array
+
+from ..conftest import EVA_TINY
+from .random_models import save_model
+
+TRAINED = "data/eva-tiny"
+MODELS = [
+    TRAINED,
+    "eva02_tiny_patch14_336",
+    "eva02_small_patch14_336",
+    "test_resnet",  # features (N, C, H, W)
+    "test_mambaout",  # features (N, H, W, C), and a head with a hidden layer
+    pytest.param("eva02_base_patch14_448", marks=pytest.mark.slow),
+    pytest.param("eva_large_patch14_196", marks=pytest.mark.slow),
+]
+TOKENS = {  # (T, channels), the class token of EVA included
+    TRAINED: (65, 192),
+    "eva02_tiny_patch14_336": (577, 192),
+    "eva02_small_patch14_336": (577, 384),
+    "test_resnet": (25, 96),
+    "test_mambaout": (25, 64),
+    "eva02_base_patch14_448": (1025, 768),
+    "eva_large_patch14_196": (197, 1024),
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the model card's code gives."""
+
+    output: torch.Tensor  # (N, dim): of the model without a classifier
+    pooled: torch.Tensor  # (N, dim): forward_features, then forward_head with pre_logits
+    features: torch.Tensor  # (N, T, C), or a feature map
+    probabilities: torch.Tensor  # (N, classes)
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    embedder: Embedder
+    card: Card
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shapes: list[Image.Image]
+) -> Iterator[Case]:
+    name: str = request.param
+    if name == TRAINED:
+        yield Case(name, load(EVA_TINY), card(EVA_TINY, shapes))
+        return
+    folder = save_model(name, tmp_path_factory.mktemp("models") / name)
+    yield Case(name, load(folder), card(folder, shapes))
+    shutil.rmtree(folder)
+
+
+def load(folder: Path, batch_size: int | None = None) -> Embedder:
+    return load_embedder(str(folder), device="cpu", precision="fp32", batch_size=batch_size)
+
+
+@torch.inference_mode()
+def card(folder: Path, pictures: list[Image.Image]) -> Card:
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    inputs = [transform(picture).unsqueeze(0) for picture in pictures]
+    output = torch.cat([model(batch) for batch in inputs])
+
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    features = [model.forward_features(batch) for batch in inputs]
+    pooled = torch.cat([model.forward_head(one, pre_logits=True) for one in features])
+    probabilities = torch.cat([model.forward_head(one).softmax(1) for one in features])
+    return Card(output, pooled, torch.cat(features), probabilities)
+
+
+def unit(rows: torch.Tensor) -> Vectors:
+    directions: Vectors = torch.nn.functional.normalize(rows).numpy()
+    return directions
+
+
+def cosines(left: Vectors, right: Vectors) -> npt.NDArray[np.float64]:
+    products: npt.NDArray[np.float64] = np.sum(left * right, axis=1, dtype=np.float64)
+    return products
+
+
+def test_vectors_are_the_model_cards(case: Case, arrays: list[Pixels]) -> None:
+    vectors = case.embedder.embed(arrays)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(arrays), case.embedder.id.dim)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert cosines(vectors, unit(case.card.output)).min() >= 0.99999
+    assert cosines(vectors, unit(case.card.pooled)).min() >= 0.99999
+
+
+def test_the_model_tells_the_pictures_apart(case: Case) -> None:
+    """Otherwise any picture's vector would pass for any other's above."""
+    vectors = unit(case.card.output)
+    alike = vectors @ vectors.T - 2 * np.eye(len(vectors), dtype=np.float32)
+    assert alike.max() < 0.999
+
+
+def test_tokens_are_the_unpooled_features(case: Case, arrays: list[Pixels]) -> None:
+    tokens = case.embedder.tokens(arrays[:2])
+    assert tokens.dtype == np.float32
+    assert tokens.shape == (2, *TOKENS[case.name])
+    features = case.card.features[:2].numpy()
+    if case.name == "test_resnet":
+        features = np.moveaxis(features, 1, -1)
+    assert np.abs(tokens - features.reshape(tokens.shape)).max() < 1e-4 * np.abs(features).max()
+
+
+def test_labels_are_the_full_models(case: Case, arrays: list[Pixels]) -> None:
+    best = case.card.probabilities.topk(5)
+    for row, labels in enumerate(case.embedder.classify(arrays)):
+        assert [label.index for label in labels] == best.indices[row].tolist()
+        assert np.allclose([label.probability for label in labels], best.values[row].numpy(), rtol=1e-3)
+
+
+def test_one_forward_pass_gives_both(case: Case, arrays: list[Pixels]) -> None:
+    fitted = np.stack([fit_array(array, case.embedder.preprocess) for array in arrays[:2]])
+    embedded = case.embedder.forward(fitted)
+    best = case.card.probabilities[:2].topk(5)
+    assert cosines(embedded.vectors, unit(case.card.output[:2])).min() >= 0.99999
+    assert np.array_equal(embedded.indices, best.indices.numpy())
+    assert np.allclose(embedded.probabilities, best.values.numpy(), rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(photos: list[Pixels]) -> Vectors:
+    """Vectors of photos that went through the model one at a time."""
+    embedder = load(EVA_TINY)
+    return np.concatenate([embedder.embed([picture]) for picture in photos])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
+def test_a_vector_does_not_depend_on_its_batch(photos: list[Pixels], alone: Vectors, batch_size: int) -> None:
+    order = list(range(len(photos)))
+    random.Random(batch_size).shuffle(order)
+    vectors = load(EVA_TINY, batch_size).embed([photos[index] for index in order])
+    assert np.abs(vectors - alone[order]).max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_the_bits_mix_with_fp32(photos: list[Pixels], alone: Vectors, precision: str) -> None:
+    half = load_embedder(str(EVA_TINY), device="cpu", precision=precision)
+    assert half.id == load(EVA_TINY).id
+    assert cosines(half.embed(photos), alone).min() > 0.999

@@ -1,0 +1,109 @@
+"""Every format that was ever released can be read, is verified as sound, and is brought to the present one."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlite_utils import Database, Migrations
+
+from indexer import Catalog
+from indexer.store import migrations
+from indexer.store.store import FILE, Store
+
+from ..conftest import save_picture
+from ..fakes import FakeEmbedder
+
+FORMATS = sorted(path for path in Path(__file__).parent.iterdir() if path.name.startswith("v"))
+
+
+@pytest.fixture(params=FORMATS, ids=lambda path: path.name)
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of an old catalog."""
+    return Path(shutil.copytree(request.param, tmp_path / "catalog"))
+
+
+def test_the_present_format_is_pinned() -> None:
+    assert [path.name for path in FORMATS] == [f"v{number}" for number in range(1, migrations.FORMAT + 1)]
+
+
+def test_it_is_sound(old: Path) -> None:
+    report = Catalog.verify(old)
+    assert (report.problems, report.notes) == ((), ())
+
+
+def test_it_answers(old: Path, tmp_path: Path) -> None:
+    with Catalog.open(old, loader=lambda _: FakeEmbedder(), readonly=True) as catalog:
+        assert [image.path for image in catalog] == [
+            f"/home/somebody/pictures/{name}.png" for name in ("0", "1", "2", "3", "4", "copy")
+        ]
+        assert [skip.path for skip in catalog.skips()] == ["/home/somebody/pictures/broken.png"]
+        assert catalog.info().neighbours.covered == 5
+        best = catalog.query(save_picture(tmp_path / "new.png", 3, size=(80, 60)), k=3)
+        assert best[0].path.endswith("/3.png")
+        assert best[0].score > 0.99
+        assert len(best[0].image.labels) == 3
+
+
+def test_its_vectors_are_bit_for_bit_what_they_were(old: Path, tmp_path: Path) -> None:
+    """The format as the README has it, read by hand."""
+    conn = sqlite3.connect(old / FILE)
+    rows = conn.execute("SELECT vector FROM vectors ORDER BY id").fetchall()
+    conn.close()
+    stored = np.stack([np.frombuffer(blob[:-4], "<f2").astype(np.float32) for (blob,) in rows])
+    pictures = [save_picture(tmp_path / f"{seed}.png", seed) for seed in range(5)]
+    with Catalog.create(tmp_path / "new", loader=lambda _: FakeEmbedder()) as new:
+        new.build(pictures)
+        conn = sqlite3.connect(tmp_path / "new" / FILE)
+        again = conn.execute("SELECT vector FROM vectors ORDER BY id").fetchall()
+        conn.close()
+    assert rows == again
+    assert np.linalg.norm(stored, axis=1) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_migration_copies_first_and_keeps_everything(
+    old: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    steps = Migrations("indexer")
+    steps._migrations = [*migrations.migrations._migrations]
+
+    @steps()
+    def m999_from_the_future(db: Database) -> None:
+        db.execute("ALTER TABLE contents ADD COLUMN something TEXT")
+
+    before = (old / FILE).read_bytes()
+    monkeypatch.setattr(migrations, "migrations", steps)
+    monkeypatch.setattr(migrations, "FORMAT", migrations.FORMAT + 1)
+    store = Store.open(old)
+    assert store.format == migrations.FORMAT
+    assert store.count("images") == 6
+    assert store.connection.execute("SELECT count(something) FROM contents").fetchone() == (0,)
+    store.close()
+    (copy,) = old.glob("catalog.format-*.sqlite")
+    assert len(copy.read_bytes()) == len(before)
+    conn = sqlite3.connect(copy)
+    assert conn.execute("SELECT count(*) FROM images").fetchone() == (6,)
+    conn.close()
+
+
+def test_a_migration_that_fails_changes_nothing(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Migrations("indexer")
+    steps._migrations = [*migrations.migrations._migrations]
+
+    @steps()
+    def m999_broken(db: Database) -> None:
+        db.execute("DROP TABLE labels")
+        raise RuntimeError("half-way")
+
+    present = migrations.FORMAT
+    monkeypatch.setattr(migrations, "migrations", steps)
+    monkeypatch.setattr(migrations, "FORMAT", present + 1)
+    with pytest.raises(RuntimeError, match="half-way"):
+        Store.open(old)
+    monkeypatch.undo()
+    with Catalog.open(old, loader=lambda _: FakeEmbedder(), readonly=True) as catalog:
+        assert len(catalog) == 6
+        assert catalog["/home/somebody/pictures/0.png"].labels

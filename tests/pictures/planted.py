@@ -1,0 +1,67 @@
+"""A decoder that does what it is told: it stands in for one that crashes, hangs, eats memory, or was taken over."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+
+from indexer.errors import PictureError
+from indexer.pictures import workers
+from indexer.pictures.workers import Limits, Prepared
+from indexer.records import PictureInfo, Preprocess
+
+# what a test starts instead of a worker's own boot code
+BOOT = "import json,sys; sys.path[:]=json.loads(sys.argv[1]); from tests.pictures.planted import main; main()"
+# where serve() sends its answers: it moves them off stdout, to the first number that is free
+ANSWERS = 3
+# how much longer than its limit a worker lives whose parent is gone
+GRACE_SECONDS = 0.5
+
+hoard: list[bytes] = []
+
+
+def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Prepared:
+    """A picture of one byte's grey, or a disaster."""
+    order = data.decode()
+    if order == "segfault":
+        ctypes.string_at(0)
+    elif order == "abort":
+        os.abort()
+    elif order == "exit":
+        os._exit(0)
+    elif order == "raise":
+        raise RuntimeError("a bug")
+    elif order == "loop":
+        while True:
+            pass
+    elif order == "sleep in C":
+        ctypes.CDLL(None).sleep(3600)
+    elif order == "hoard":
+        while True:
+            hoard.append(bytes(1 << 20))
+    elif order == "print":
+        for stream in (sys.stdout, sys.stderr):
+            stream.write("chatter from Python\n")
+            stream.flush()
+        ctypes.CDLL(None).puts(b"chatter from C")
+        os.write(1, b'{"reason": "not from the decoder", "bytes": 0}\n')
+        os.write(2, b"TIFFReadDirectory: Warning, Unknown field\n")
+    elif order == "die later":
+        threading.Timer(0.05, os._exit, [1]).start()
+    elif order.startswith("send "):
+        os.write(ANSWERS, order.removeprefix("send ").encode())
+        time.sleep(3600)
+    elif order.startswith("tell "):
+        raise PictureError(str(eval(order.removeprefix("tell "))))  # the order comes from the test, word for word
+    height, width = preprocess.size
+    return Prepared(np.full((height, width, 3), len(data), np.uint8), PictureInfo(width, height, "PLANTED"))
+
+
+def main() -> None:
+    workers.GRACE_SECONDS = GRACE_SECONDS
+    workers.serve(answer)

@@ -1,0 +1,395 @@
+"""A picture that crashes, hangs or bloats its decoder costs only itself; and nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from indexer.errors import IndexerError, PictureError
+from indexer.pictures import workers
+from indexer.pictures.decode import decode
+from indexer.pictures.workers import Decoders, Limits, Prepared, prepare
+from indexer.preprocess import fit
+from indexer.records import Preprocess
+
+from . import planted
+from .samples import encode, every_format, kind_of, quarters
+
+SPEC = Preprocess((16, 16), "bilinear")
+EVERY_FORMAT = every_format()
+
+pytestmark = pytest.mark.timeout(60)
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Decoders]]:
+    """Starts decoders with a planted worker inside; closes them after the test."""
+    monkeypatch.setattr(workers, "BOOT", planted.BOOT)
+    started: list[Decoders] = []
+
+    def make(count: int = 1, **limits: float) -> Decoders:
+        started.append(Decoders(SPEC, count, Limits(**limits)))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield make
+    for decoders in started:
+        decoders.close()
+
+
+def reason_of(future: Future[Prepared]) -> str:
+    with pytest.raises(PictureError) as caught:
+        future.result()
+    return caught.value.reason
+
+
+def tell(decoders: Decoders, expression: str) -> str:
+    """What an expression is worth in a planted worker."""
+    return reason_of(decoders.submit(f"tell {expression}".encode(), "JPEG"))
+
+
+def process_id(decoders: Decoders) -> int:
+    return int(tell(decoders, "os.getpid()"))
+
+
+def children() -> set[int]:
+    """The processes that this one has started and not yet buried, zombies among them."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state_and_parent = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(state_and_parent[1]) == os.getpid():
+            found.add(int(path.parent.name))
+    return found
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+# -- real pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_gives_what_decoding_here_gives() -> None:
+    with Decoders(SPEC, 2) as decoders:
+        futures = {name: decoders.submit(data, kind_of(name)) for name, data in EVERY_FORMAT.items()}
+        for name, future in futures.items():
+            here = decode(EVERY_FORMAT[name], kind_of(name))
+            assert np.array_equal(future.result().pixels, fit(here.picture, SPEC)), name
+            assert future.result().info == here.info
+
+
+def test_every_picture_gets_its_own_answer() -> None:
+    greys = range(0, 240, 6)
+    with Decoders(SPEC, 3) as decoders:
+        futures = [decoders.submit(encode(Image.new("RGB", (8, 8), (g, g, g)), "PNG"), "PNG") for g in greys]
+        assert [int(future.result().pixels.max()) for future in futures] == list(greys)
+
+
+def test_a_bad_picture_has_the_reason_that_decoding_here_has() -> None:
+    with Decoders(SPEC, 1, Limits(pixels=100)) as decoders:
+        assert reason_of(decoders.submit(b"\xff\xd8\xffjunk", "JPEG")).startswith("damaged")
+        too_large = reason_of(decoders.submit(EVERY_FORMAT["PNG"], "PNG"))
+    assert too_large == "too large: 32 x 16 is over 100 pixels (--max-pixels raises the limit)"
+
+
+def test_the_limit_on_pixels_is_the_only_one() -> None:
+    """Pillow's own, of 179 million, does not count."""
+    data = b"P4 20000 10000\n" + bytes(2500 * 10000)
+    with Decoders(SPEC, 1) as decoders:
+        info = decoders.submit(data, "PPM").result().info
+    assert (info.width, info.height) == (20000, 10000)
+
+
+@linux
+@pytest.mark.parametrize("pillow_format", ["JPEG", "PNG", "GIF", "TIFF"])
+def test_a_picture_that_needs_too_much_memory_costs_only_itself(pillow_format: str) -> None:
+    data = encode(Image.new("L", (6000, 6000)), pillow_format)
+    with Decoders(SPEC, 1, Limits(megabytes=40)) as decoders:
+        assert reason_of(decoders.submit(data, pillow_format)) == "needed more than 40 MB to decode"
+        assert decoders.submit(EVERY_FORMAT[pillow_format], pillow_format).result()
+
+
+# -- planted disasters -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("disaster", ["segfault", "abort", "exit", "raise"])
+def test_a_crash_costs_one_picture_and_about_a_second(start: Callable[..., Decoders], disaster: str) -> None:
+    decoders = start()
+    assert decoders.submit(b"a", "JPEG").result()
+    begun = time.monotonic()
+    assert reason_of(decoders.submit(disaster.encode(), "JPEG")) == "crashed the decoder"
+    assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("disaster", ["loop", "sleep in C"])
+def test_a_hang_costs_one_picture_and_the_time_limit(start: Callable[..., Decoders], disaster: str) -> None:
+    decoders = start(seconds=0.5)
+    assert decoders.submit(b"a", "JPEG").result()
+    begun = time.monotonic()
+    assert reason_of(decoders.submit(disaster.encode(), "JPEG")) == "took longer than 0.5 s to decode"
+    assert 0.5 <= time.monotonic() - begun < 5
+    assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
+
+
+@linux
+def test_eating_memory_costs_one_picture(start: Callable[..., Decoders]) -> None:
+    decoders = start(megabytes=1500)
+    before = process_id(decoders)
+    assert reason_of(decoders.submit(b"hoard", "JPEG")) == "needed more than 1,500 MB to decode"
+    tell(decoders, "hoard.clear()")
+    assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
+    assert process_id(decoders) == before
+
+
+def test_disasters_in_a_row_and_beside_each_other(start: Callable[..., Decoders]) -> None:
+    decoders = start(2, seconds=0.5)
+    orders = [b"a", b"segfault", b"abc", b"loop", b"exit", b"abcdef", b"segfault", b"abcdefgh"]
+    futures = [decoders.submit(order, "JPEG") for order in orders]
+    outcomes = [f.exception() or int(f.result().pixels.max()) for f in futures]
+    crashed, late = "crashed the decoder", "took longer than 0.5 s to decode"
+    assert [o.reason if isinstance(o, PictureError) else o for o in outcomes] == [
+        1,
+        crashed,
+        3,
+        late,
+        crashed,
+        6,
+        crashed,
+        8,
+    ]
+
+
+def test_a_worker_that_died_after_its_answer_costs_nothing(start: Callable[..., Decoders]) -> None:
+    """As after damage to its heap, or by the hand of the system when memory is short."""
+    decoders = start()
+    process = process_id(decoders)
+    assert decoders.submit(b"die later", "JPEG").result()
+    wait_until(lambda: not is_alive(process))
+    assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
+
+
+NO_ANSWERS = [
+    "no JSON\n",
+    "[]\n",
+    "{}\n",
+    '{"bytes": 0}\n',
+    '{"bytes": -1}\n',
+    '{"bytes": 1e3}\n',
+    '{"bytes": 999999999999999999, "info": {}}\n',
+    '{"bytes": 3, "info": {"width": 1, "height": 1, "format": "X"}}\nabc',
+    '{"bytes": 0, "info": {"width": 1}}\n',
+    "9" * 5000 + "\n",
+    "[" * 60_000 + "\n",
+    " " * 200_000,
+]
+
+
+def test_an_answer_that_is_none_counts_as_a_crash(start: Callable[..., Decoders]) -> None:
+    """A decoder that was taken over can send what it likes: it neither breaks the build nor fills its memory."""
+    decoders = start()
+    for answer in NO_ANSWERS:
+        assert reason_of(decoders.submit(f"send {answer}".encode(), "JPEG")) == "crashed the decoder", answer[:50]
+    assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
+
+
+@pytest.mark.parametrize("half", ["{", '{"bytes": 768, "info": {}}\nabc'])
+def test_half_an_answer_is_not_waited_for(start: Callable[..., Decoders], half: str) -> None:
+    decoders = start(seconds=0.5)
+    assert reason_of(decoders.submit(f"send {half}".encode(), "JPEG")) == "took longer than 0.5 s to decode"
+    assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
+
+
+def test_what_a_decoder_prints_goes_nowhere(start: Callable[..., Decoders], capfd: pytest.CaptureFixture[str]) -> None:
+    decoders = start()
+    for _ in range(3):
+        assert decoders.submit(b"print", "JPEG").result().pixels.max() == 5
+    decoders.close()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("boot", ["raise SystemExit(1)", "import no_such_module", "print('hello')"])
+def test_a_worker_that_does_not_start_is_no_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch, boot: str) -> None:
+    """A million pictures must not be skipped for it."""
+    monkeypatch.setattr(workers, "BOOT", boot)
+    with Decoders(SPEC, 1) as decoders:
+        for _ in range(2):
+            error = decoders.submit(EVERY_FORMAT["PNG"], "PNG").exception()
+            assert isinstance(error, IndexerError)
+            assert not isinstance(error, PictureError)
+            assert "process" in str(error)
+
+
+# -- what a worker is --------------------------------------------------------------------------------------------------
+
+
+def test_workers_start_on_first_use_and_stay(start: Callable[..., Decoders], monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    real = subprocess.Popen
+
+    def counting(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
+        started.append(arguments)
+        return real(*arguments, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(subprocess, "Popen", counting)
+    decoders = start(3)
+    assert not started
+    for _ in range(6):
+        decoders.submit(b"a", "JPEG").result()
+    assert len(started) <= 3
+
+
+def test_a_worker_is_small(start: Callable[..., Decoders]) -> None:
+    loaded = set(tell(start(), "'\\n'.join(sys.modules)").split())
+    assert not loaded & {"torch", "timm", "faiss", "click", "rich", "jinja2"}
+
+
+@linux
+def test_a_worker_keeps_to_one_core(start: Callable[..., Decoders]) -> None:
+    assert tell(start(), "os.environ['OMP_NUM_THREADS'], os.environ['OPENBLAS_NUM_THREADS']") == "('1', '1')"
+
+
+@linux
+def test_a_crash_writes_no_core_file(start: Callable[..., Decoders]) -> None:
+    decoders = start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    limit = tell(decoders, "__import__('resource').getrlimit(__import__('resource').RLIMIT_CORE)")
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    assert limit == "(0, 0)"
+
+
+def test_ctrl_c_is_the_parent_s_business(start: Callable[..., Decoders]) -> None:
+    decoders = start()
+    process = process_id(decoders)
+    os.kill(process, signal.SIGINT)
+    assert process_id(decoders) == process
+
+
+# -- ends --------------------------------------------------------------------------------------------------------------
+
+
+@linux
+def test_nothing_stays_behind(start: Callable[..., Decoders]) -> None:
+    before, threads = children(), set(threading.enumerate())
+    numbers = len(os.listdir("/proc/self/fd"))
+    decoders = start(2, seconds=0.5)
+    for order in (b"a", b"segfault", b"loop", b"raise", b"b", b"c"):
+        decoders.submit(order, "JPEG").exception()
+    assert children() > before
+    decoders.close()
+    assert children() == before
+    assert set(threading.enumerate()) == threads
+    assert len(os.listdir("/proc/self/fd")) == numbers
+
+
+@linux
+def test_closing_ends_also_a_decoder_in_the_middle_of_a_picture(start: Callable[..., Decoders]) -> None:
+    before = children()
+    decoders = start(2, seconds=30)
+    for _ in range(2):
+        decoders.submit(b"a", "JPEG").result()
+    running = [decoders.submit(b"loop", "JPEG") for _ in range(2)]
+    waiting = [decoders.submit(b"a", "JPEG") for _ in range(5)]
+    wait_until(lambda: all(future.running() for future in running))
+    begun = time.monotonic()
+    decoders.close()
+    assert time.monotonic() - begun < 5
+    assert children() == before
+    assert all(isinstance(future.exception(), IndexerError) for future in running)
+    assert all(future.cancelled() for future in waiting)
+
+
+@linux
+def test_closing_ends_also_a_decoder_that_is_being_started(
+    start: Callable[..., Decoders], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun_to_start = threading.Event()
+    real = subprocess.Popen
+
+    def slowly(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
+        begun_to_start.set()
+        time.sleep(0.3)
+        return real(*arguments, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(subprocess, "Popen", slowly)
+    before = children()
+    decoders = start(seconds=30)
+    decoders.submit(b"loop", "JPEG")
+    begun_to_start.wait()
+    begun = time.monotonic()
+    decoders.close()
+    assert time.monotonic() - begun < 5
+    assert children() == before
+
+
+def test_closing_twice_or_unused_is_nothing(start: Callable[..., Decoders]) -> None:
+    decoders = start()
+    decoders.close()
+    decoders.close()
+
+
+PARENT = """
+import json, sys, time
+sys.path[:] = json.loads(sys.argv[1])
+from indexer.pictures import workers
+from tests.pictures import planted
+workers.BOOT = planted.BOOT
+decoders = workers.Decoders(workers.Preprocess((16, 16)), 2, workers.Limits(seconds=2))
+ids = [decoders.submit(b"tell os.getpid()", "JPEG").exception().reason for _ in range(2)]
+for order in sys.argv[2:]:
+    decoders.submit(order.encode(), "JPEG")
+time.sleep(0.3)
+print(*ids, flush=True)
+time.sleep(3600)
+"""
+
+
+@linux
+@pytest.mark.parametrize("orders", [[], ["loop", "sleep in C"]])
+def test_workers_whose_parent_is_killed_end_by_themselves(orders: list[str]) -> None:
+    command = [sys.executable, "-c", PARENT, json.dumps(sys.path), *orders]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        ids = {int(word) for word in parent.stdout.readline().split()}
+        assert ids
+        assert all(is_alive(process) for process in ids)
+        parent.kill()
+    wait_until(lambda: not any(is_alive(process) for process in ids), seconds=5)
+
+
+def test_prepare_is_decode_and_fit() -> None:
+    prepared = prepare(EVERY_FORMAT["PNG"], "PNG", SPEC, Limits())
+    assert np.array_equal(prepared.pixels, fit(quarters(), SPEC))
+    assert prepared.info.format == "PNG"
+
+
+def test_a_higher_pixel_limit_brings_memory_along() -> None:
+    assert Limits.for_pixels(1000) == Limits(pixels=1000)
+    assert Limits.for_pixels(1_000_000_000).megabytes > 11_000

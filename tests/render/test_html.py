@@ -1,0 +1,51 @@
+"""The gallery: self-contained, and inert whatever a file is called."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from indexer import Catalog, IndexerError
+from indexer.render.html import write_gallery
+
+from ..conftest import save_picture
+
+NASTY = "<img src=x onerror=alert(1)>.png"
+
+
+@pytest.fixture
+def page(catalog: Catalog, pictures: Path, tmp_path: Path) -> str:
+    save_picture(pictures / NASTY, 80)
+    save_picture(pictures / "quote\"'&.png", 81)
+    catalog.build([pictures])
+    results, _ = catalog.query_many([pictures / NASTY, pictures / "a.png"], k=7)
+    (pictures / "b.png").unlink()
+    write_gallery(results, tmp_path / "page.html")
+    return (tmp_path / "page.html").read_text()
+
+
+def test_it_is_self_contained(page: str) -> None:
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert "<script" not in page
+    assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in page
+    assert all(link.startswith("file:///") for link in re.findall(r'href="([^"]*)"', page))
+
+
+def test_names_are_inert(page: str) -> None:
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in page
+    assert re.search(r"%3Cimg%20src%3Dx", page)
+
+
+def test_every_match_is_shown(page: str) -> None:
+    assert page.count("<li>") == 14
+    assert "cannot be shown" in page  # the one that has gone meanwhile
+
+
+def test_a_place_that_cannot_be_written(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(IndexerError, match="cannot be written"):
+        write_gallery([], tmp_path / "nowhere" / "page.html")

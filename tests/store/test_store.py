@@ -1,0 +1,111 @@
+"""The store as a file: its format, its errors, what it writes and when."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound, WrongFormat
+from indexer.store.filters import balanced
+from indexer.store.store import FILE, Store
+
+from ..conftest import save_picture
+
+
+def test_a_new_store_says_what_it_is(tmp_path: Path) -> None:
+    Store.create(tmp_path).close()
+    conn = sqlite3.connect(tmp_path / FILE)
+    assert conn.execute("PRAGMA application_id").fetchone()[0] == 0x49445852
+    assert conn.execute("PRAGMA user_version").fetchone()[0] == 1
+    assert conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    conn.close()
+
+
+def test_creating_twice_keeps_what_is_there(tmp_path: Path) -> None:
+    first = Store.create(tmp_path)
+    uuid = first.uuid
+    first.close()
+    again = Store.create(tmp_path)
+    assert again.uuid == uuid
+    again.close()
+
+
+def test_no_catalog(tmp_path: Path) -> None:
+    with pytest.raises(CatalogNotFound, match="indexer build"):
+        Store.open(tmp_path)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    Store.create(tmp_path).close()
+    conn = sqlite3.connect(tmp_path / FILE)
+    conn.execute("PRAGMA user_version = 99")
+    conn.close()
+    for open_it in (Store.open, Store.create):
+        with pytest.raises(WrongFormat, match=r"format 99.*Upgrade"):
+            open_it(tmp_path)
+
+
+def test_another_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    conn = sqlite3.connect(tmp_path / FILE)
+    conn.execute("CREATE TABLE mine (x)")
+    conn.close()
+    before = (tmp_path / FILE).read_bytes()
+    for open_it in (Store.open, Store.create):
+        with pytest.raises(WrongFormat, match="not a catalog"):
+            open_it(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"hello" * 1000)
+    with pytest.raises(CatalogDamaged, match="Restore"):
+        Store.open(tmp_path)
+
+
+def test_a_damaged_vector_is_never_shown(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    conn = sqlite3.connect(catalog.folder / FILE)
+    conn.execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 2")
+    conn.commit()
+    conn.close()
+    with pytest.raises(CatalogDamaged, match="verify --repair"):
+        catalog.query(pictures / "a.png", k=6)
+
+
+def test_reading_changes_nothing(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    catalog.close()
+    before = {path.name: path.read_bytes() for path in catalog.folder.iterdir()}
+    with Catalog.open(catalog.folder, loader=catalog._loader, readonly=True) as reader:
+        reader.query(pictures / "a.png")
+        reader.info()
+        with pytest.raises(CatalogError):
+            reader.build([save_picture(pictures / "new.png", 70)])
+    assert {path.name: path.read_bytes() for path in catalog.folder.iterdir()} == before
+
+
+def test_a_failed_commit_leaves_the_last_one(catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog.build([pictures])
+    generation = catalog._store.generation
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Store, "_insert_vectors", fail)
+    save_picture(pictures / "new.png", 71)
+    with pytest.raises(CatalogError, match="disk I/O error"):
+        catalog.build([pictures])
+    monkeypatch.undo()
+    assert (len(catalog), catalog._store.count("contents"), catalog._store.generation) == (6, 6, generation)
+    assert catalog.build([pictures]).added == 1
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [("a", True), ("(a)", True), ("a)", False), (")(", False), ("')'", True), ("'", False), ("a -- (", True),
+     ("a /* ( */", True), ('"("', True), ("[(]", True), ("  ", False), ("(a -- )", False), ("'it''s)'", True)],
+)  # fmt: skip
+def test_balanced(condition: str, expected: bool) -> None:
+    assert balanced(condition) is expected

@@ -1,0 +1,56 @@
+"""Vectors as blobs: what is read is what was written, or it is found out."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from indexer.store import vectors
+
+DIM = 96
+DIGESTS = [hashlib.sha256(bytes([number])).digest() for number in range(50)]
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    made = np.random.default_rng(0).standard_normal((50, DIM)).astype(np.float32)
+    unit: np.ndarray = made / np.linalg.norm(made, axis=1, keepdims=True)
+    return unit
+
+
+def test_round_trip(rows: np.ndarray) -> None:
+    blobs = [vectors.pack(row, digest) for row, digest in zip(rows, DIGESTS, strict=True)]
+    assert {len(blob) for blob in blobs} == {2 * DIM + 4}
+    back, damaged = vectors.unpack(blobs, DIGESTS, DIM)
+    assert damaged == []
+    assert back.dtype == np.float32
+    assert np.linalg.norm(back, axis=1) == pytest.approx(1, abs=1e-6)
+    assert (back * rows).sum(axis=1).min() > 0.999999
+    assert np.array_equal(back, vectors.as_stored(rows))
+
+
+def test_every_flipped_bit_is_found(rows: np.ndarray) -> None:
+    blob = vectors.pack(rows[0], DIGESTS[0])
+    for bit in range(8 * len(blob)):
+        harmed = bytearray(blob)
+        harmed[bit // 8] ^= 1 << bit % 8
+        assert vectors.unpack([bytes(harmed)], DIGESTS[:1], DIM)[1] == [0]
+
+
+def test_harm_is_found_where_it_is(rows: np.ndarray) -> None:
+    blobs = [vectors.pack(row, digest) for row, digest in zip(rows, DIGESTS, strict=True)]
+    blobs[3] = bytes(len(blobs[3]))
+    blobs[7] = blobs[7][:-1]
+    blobs[9] = blobs[10]  # a sound vector in another's row
+    back, damaged = vectors.unpack(blobs, DIGESTS, DIM)
+    assert damaged == [3, 7, 9]
+    assert (back[[0, 49]] * rows[[0, 49]]).sum(axis=1).min() > 0.999999
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_never_stored(rows: np.ndarray, bad: float) -> None:
+    rows[0, 5] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        vectors.pack(rows[0], DIGESTS[0])

@@ -1,0 +1,328 @@
+"""build: new, changed, moved, removed, skipped; and that nothing is forgotten by mistake."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from indexer import BuildReport, Catalog, InvalidArgument, Progress, UnsafeRemoval, WrongModel
+from indexer.pictures import scan
+
+from ..conftest import save_picture
+from ..fakes import FakeEmbedder
+
+
+@pytest.fixture(autouse=True)
+def old_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a test are young; what young files need has tests of its own."""
+    monkeypatch.setattr(scan, "SETTLED_NS", 0)
+
+
+def counts(report: BuildReport) -> dict[str, int]:
+    names = ("added", "changed", "moved", "removed", "unchanged", "skipped", "ignored", "embedded")
+    return {name: getattr(report, name) for name in names if getattr(report, name)}
+
+
+def paths(catalog: Catalog) -> list[str]:
+    return [image.path for image in catalog]
+
+
+def test_everything_is_added_and_then_unchanged(catalog: Catalog, pictures: Path, fake: FakeEmbedder) -> None:
+    assert counts(catalog.build([pictures])) == {"added": 6, "embedded": 6}
+    assert len(catalog) == 6
+    fake.batches.clear()
+    assert counts(catalog.build([pictures])) == {"unchanged": 6}
+    assert fake.batches == []
+
+
+def test_a_build_that_finds_nothing_new_loads_no_model(
+    catalog: Catalog, pictures: Path, reopen: Callable[[], Catalog]
+) -> None:
+    catalog.build([pictures])
+
+    def refuse(_: str) -> FakeEmbedder:
+        raise AssertionError("the model was loaded")
+
+    with Catalog.open(catalog.folder, loader=refuse) as again:
+        assert again.build().unchanged == 6
+        (pictures / "a.png").rename(pictures / "z.png")
+        assert counts(again.build()) == {"moved": 1, "unchanged": 5}
+
+
+def test_changed_moved_removed_and_copied_files_are_told_apart(
+    catalog: Catalog, pictures: Path, fake: FakeEmbedder
+) -> None:
+    for seed in range(10, 30):
+        save_picture(pictures / f"more{seed}.png", seed)
+    catalog.build([pictures])
+    fake.batches.clear()
+    save_picture(pictures / "a.png", 99)
+    (pictures / "b.png").rename(pictures / "sub" / "moved.png")
+    (pictures / "c.jpg").unlink()
+    shutil.copy(pictures / "d.bmp", pictures / "copy.bmp")
+    report = catalog.build([pictures])
+    assert counts(report) == {
+        "added": 1, "changed": 1, "moved": 1, "removed": 1, "unchanged": 23, "embedded": 1,
+    }  # fmt: skip
+    assert report.images == 26
+    assert report.contents == 25
+    assert str(pictures / "b.png") not in paths(catalog)
+    assert str(pictures / "sub" / "moved.png") in paths(catalog)
+
+
+def test_copies_are_embedded_once(catalog: Catalog, pictures: Path, fake: FakeEmbedder) -> None:
+    for number in range(9):
+        shutil.copy(pictures / "a.png", pictures / f"copy{number}.png")
+    report = catalog.build([pictures])
+    assert (report.images, report.contents, report.embedded) == (15, 6, 6)
+
+
+def test_vectors_belong_to_their_pictures(catalog: Catalog, pictures: Path, fake: FakeEmbedder) -> None:
+    """Whatever is skipped on the way, no picture's vector is filed under another's path."""
+    (pictures / "aa.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (pictures / "ba.txt").write_text("no picture")
+    shutil.copy(pictures / "a.png", pictures / "bb.png")
+    catalog.build([pictures])
+    for image in catalog:
+        with Image.open(image.path) as opened:
+            vector = fake.embed([np.asarray(opened.convert("RGB"))])[0]
+        best = catalog.query(vector, k=2)
+        assert image.path in {match.path for match in best if match.score > 0.999}, image.path
+
+
+def test_skips_are_listed_once_and_tried_again_when_they_change(catalog: Catalog, pictures: Path) -> None:
+    broken = pictures / "broken.jpg"
+    broken.write_bytes((pictures / "c.jpg").read_bytes()[:-300])
+    (pictures / "notes.txt").write_text("no picture")
+    report = catalog.build([pictures])
+    assert counts(report) == {"added": 6, "skipped": 1, "ignored": 1, "embedded": 6}
+    assert [skip.path for skip in report.new_skipped] == [str(broken)]
+    assert [skip.path for skip in catalog.skips()] == [str(broken)]
+    again = catalog.build([pictures])
+    assert counts(again) == {"unchanged": 6, "skipped": 1, "ignored": 1}
+    assert again.new_skipped == ()
+    save_picture(broken, 50)
+    assert counts(catalog.build([pictures])) == {"added": 1, "unchanged": 6, "ignored": 1, "embedded": 1}
+    assert list(catalog.skips()) == []
+
+
+def test_an_image_that_breaks_is_no_image_any_more(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    (pictures / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    report = catalog.build([pictures])
+    assert (report.images, report.contents, report.skipped) == (5, 5, 1)
+    assert str(pictures / "a.png") not in paths(catalog)
+
+
+def test_a_skip_whose_file_is_gone_is_forgotten(catalog: Catalog, pictures: Path) -> None:
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    catalog.build([pictures])
+    (pictures / "broken.png").unlink()
+    assert catalog.build([pictures]).skipped == 0
+    assert list(catalog.skips()) == []
+
+
+def test_a_larger_pixel_limit_tries_again_what_was_too_large(catalog: Catalog, pictures: Path) -> None:
+    assert catalog.build([pictures], max_pixels=100).skipped == 6
+    assert counts(catalog.build([pictures])) == {"added": 6, "embedded": 6}
+
+
+def test_a_picture_without_a_usable_vector_is_skipped(catalog: Catalog, pictures: Path) -> None:
+    Image.new("RGB", (40, 30)).save(pictures / "black.png")
+    shutil.copy(pictures / "black.png", pictures / "black2.png")
+    report = catalog.build([pictures])
+    assert {skip.reason for skip in report.new_skipped} == {"the model gives no usable vector for it"}
+    assert (report.images, report.skipped) == (6, 2)
+    assert counts(catalog.build([pictures])) == {"unchanged": 6, "skipped": 2}
+
+
+def test_a_missing_root_is_not_taken_for_a_deletion(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
+    catalog.build([pictures])
+    pictures.rename(tmp_path / "unmounted")
+    with pytest.raises(UnsafeRemoval, match="Mount its disk"):
+        catalog.build([pictures])
+    report = catalog.build()
+    assert report.images == 6
+    assert "is not there" in report.warnings[0]
+    pictures.mkdir()
+    with pytest.raises(UnsafeRemoval, match="is empty"):
+        catalog.build([pictures])
+    assert len(catalog) == 6
+    assert catalog.build([pictures], prune=True).removed == 6
+    assert len(catalog) == 0
+
+
+def test_losing_more_than_a_tenth_needs_prune(catalog: Catalog, pictures: Path) -> None:
+    for seed in range(100, 114):
+        save_picture(pictures / f"{seed}.png", seed)
+    catalog.build([pictures])
+    for name in ("100", "101"):
+        (pictures / f"{name}.png").unlink()
+    assert catalog.build([pictures]).removed == 2  # exactly a tenth of twenty
+    for name in ("102", "103"):
+        (pictures / f"{name}.png").unlink()
+    report = catalog.build([pictures])
+    assert (report.removed, report.images) == (0, 18)
+    assert "--prune" in report.warnings[0]
+    assert catalog.build([pictures], prune=True).removed == 2
+
+
+def test_a_renamed_folder_is_moved_whole(catalog: Catalog, pictures: Path, fake: FakeEmbedder) -> None:
+    catalog.build([pictures])
+    fake.batches.clear()
+    (pictures / "sub").rename(pictures / "other")
+    for name in "abcd":
+        for file in pictures.glob(f"{name}.*"):
+            file.rename(pictures / f"new-{file.name}")
+    assert counts(catalog.build([pictures])) == {"moved": 6}
+    assert fake.batches == []
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_images(
+    catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.build([pictures])
+    real = os.scandir
+
+    def refusing(path: bytes | Path) -> Iterator[os.DirEntry[bytes]]:
+        if isinstance(path, bytes) and path.endswith(b"/sub"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    for _ in range(2):
+        report = catalog.build([pictures])
+        assert (report.images, report.removed, report.skipped) == (6, 0, 1)
+    assert [skip.reason for skip in catalog.skips()] == ["no permission to list it"]
+    monkeypatch.undo()
+    assert catalog.build([pictures]).skipped == 0
+
+
+def test_single_files_and_folders_below_a_root(catalog: Catalog, pictures: Path) -> None:
+    assert counts(catalog.build([pictures / "a.png"])) == {"added": 1, "embedded": 1}
+    assert catalog.build([pictures / "sub"]).added == 2
+    assert catalog.info().roots == (str(pictures),)
+    assert counts(catalog.build([pictures])) == {"added": 3, "unchanged": 3, "embedded": 3}
+    (pictures / "sub" / "e.png").unlink()
+    assert catalog.build([pictures / "a.png"]).removed == 0
+    assert catalog.build([pictures / "sub"], prune=True).removed == 1
+
+
+def test_a_root_above_another_takes_it_in(catalog: Catalog, pictures: Path, fake: FakeEmbedder) -> None:
+    catalog.build([pictures / "sub"])
+    (pictures / "sub" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    catalog.build([pictures / "sub"])
+    fake.batches.clear()
+    assert counts(catalog.build([pictures])) == {"added": 4, "unchanged": 2, "skipped": 1, "embedded": 4}
+    assert catalog.info().roots == (str(pictures),)
+    assert len(paths(catalog)) == len(set(paths(catalog))) == 6
+
+
+def test_a_dry_run_counts_and_changes_nothing(catalog: Catalog, pictures: Path, fake: FakeEmbedder) -> None:
+    assert counts(catalog.build([pictures], dry_run=True)) == {"added": 6}
+    assert len(catalog) == 0
+    assert catalog.info().roots == ()
+    catalog.build([pictures])
+    (pictures / "a.png").unlink()
+    save_picture(pictures / "b.png", 77, size=(50, 50))
+    assert counts(catalog.build([pictures], dry_run=True)) == {"changed": 1, "removed": 1, "unchanged": 4}
+    assert len(catalog) == 6
+
+
+def test_a_file_just_written_is_read_again_until_its_times_can_be_trusted(
+    catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeEmbedder
+) -> None:
+    monkeypatch.setattr(scan, "SETTLED_NS", 10**18)
+    catalog.build([pictures])
+    before = (pictures / "a.png").stat()
+    replacement = save_picture(pictures.parent / "same-size.bmp", 5)
+    shutil.copy(replacement, pictures / "d.bmp")
+    os.utime(pictures / "d.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert counts(catalog.build([pictures])) == {"changed": 1, "unchanged": 5, "embedded": 1}
+
+
+def test_names_in_any_bytes(catalog: Catalog, pictures: Path) -> None:
+    names = [
+        b"new\nline.png",
+        b"-dash.png",
+        b"quote'\".png",
+        b"\xff\xfe.png",
+        "\u00e9.png".encode(),
+        "e\u0301.png".encode(),
+    ]
+    for number, name in enumerate(names):
+        target = os.path.join(os.fsencode(pictures), name)
+        shutil.copy(os.fsencode(save_picture(pictures.parent / "new.png", 200 + number)), target)
+    assert catalog.build([pictures]).added == 12
+    for name in names:
+        full = os.path.join(pictures, os.fsdecode(name))
+        assert full in catalog
+        assert catalog[full].path == full
+        assert catalog.query(full, k=1)[0].path != full
+    assert catalog.build([pictures]).unchanged == 12
+
+
+def test_work_is_committed_as_it_goes(catalog: Catalog, pictures: Path, reopen: Callable[[], Catalog]) -> None:
+    """Stopped in the middle, a build keeps what it has embedded, and the next one goes on from there."""
+    for seed in range(300, 340):
+        save_picture(pictures / f"{seed}.png", seed)
+    seen: list[Progress] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.embedded >= 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        catalog.build([pictures], progress=stop)
+    with reopen() as again:
+        kept = len(again)
+        assert 16 <= kept < 46
+        report = again.build([pictures])
+        assert (report.images, report.embedded, report.unchanged) == (46, 46 - kept, kept)
+
+
+def test_an_unknown_path_is_an_error_and_leaves_everything(catalog: Catalog, pictures: Path) -> None:
+    with pytest.raises(InvalidArgument, match="no file or folder"):
+        catalog.build([pictures, pictures / "typo"])
+    with pytest.raises(InvalidArgument, match="no folders yet"):
+        catalog.build()
+
+
+def test_another_model_is_refused_unless_it_is_meant(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    other = FakeEmbedder(weights="1" * 64)
+    with Catalog.open(catalog.folder, model="other", loader=lambda _: other) as again:
+        with pytest.raises(WrongModel) as refusal:
+            again.build([pictures])
+        assert other.id.key in str(refusal.value)
+        assert FakeEmbedder().id.key in str(refusal.value)
+        with pytest.raises(WrongModel):
+            again.query(Image.new("RGB", (9, 9), "red"))
+        assert again.build([pictures], switch_model=True).embedded == 6
+        assert again.info().model == other.id.key
+    with Catalog.open(catalog.folder, model="fake", loader=lambda _: FakeEmbedder()) as back:
+        assert counts(back.build([pictures], switch_model=True)) == {"unchanged": 6}  # never embedded twice
+
+
+def test_progress_is_told(catalog: Catalog, pictures: Path) -> None:
+    seen: list[Progress] = []
+    catalog.build([pictures], progress=seen.append)
+    assert {"load", "embed", "index"} <= {progress.stage for progress in seen}
+    last = [progress for progress in seen if progress.stage == "embed"][-1]
+    assert (last.done, last.total, last.embedded) == (6, 6, 6)
+
+
+def test_seconds_and_speed_are_sane(catalog: Catalog, pictures: Path) -> None:
+    started = time.monotonic()
+    report = catalog.build([pictures])
+    assert 0 < report.seconds <= time.monotonic() - started
+    assert 0 < report.embedding_seconds < report.seconds
+    assert report.images_per_second == pytest.approx(6 / report.embedding_seconds)

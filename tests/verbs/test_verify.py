@@ -1,0 +1,212 @@
+"""verify finds every damage; repair ends with the catalog that was there, and says what it could not save."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer import Catalog, CatalogNotFound
+from indexer.pictures import scan
+from indexer.store import seal
+from indexer.store.store import FILE
+
+from ..conftest import save_picture
+from ..fakes import FakeEmbedder
+
+FILES = ("catalog.sqlite", "catalog.seal", "neighbours")
+
+
+@pytest.fixture(autouse=True)
+def old_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "SETTLED_NS", 0)
+
+
+@pytest.fixture
+def sound(tmp_path: Path, pictures: Path) -> Path:
+    """A closed catalog of forty pictures, some of them copies, and a skip."""
+    for seed in range(500, 534):
+        save_picture(pictures / f"{seed}.png", seed)
+    shutil.copy(pictures / "a.png", pictures / "copy.png")
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    with Catalog.create(tmp_path / "catalog", loader=lambda _: FakeEmbedder()) as made:
+        made.build([pictures])
+    return tmp_path / "catalog"
+
+
+def contents(folder: Path) -> list[tuple[object, ...]]:
+    """All that matters of a catalog, vectors bit for bit."""
+    conn = sqlite3.connect(folder / FILE)
+    rows = conn.execute(
+        "SELECT roots.path, images.path, sha256, width, height, format, vector, "
+        "(SELECT group_concat(class || ':' || probability) FROM labels WHERE labels.content_id = contents.id), reason "
+        "FROM images JOIN roots ON roots.id = images.root_id JOIN contents ON contents.id = images.content_id "
+        "JOIN vectors ON vectors.content_id = contents.id LEFT JOIN skips ON 0 "
+        "UNION ALL SELECT NULL, path, NULL, NULL, NULL, NULL, NULL, NULL, reason FROM skips ORDER BY 2"
+    ).fetchall()
+    conn.close()
+    return rows
+
+
+def damages(data: bytes, count: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """Random damages of three kinds that really change the file."""
+    rng = np.random.default_rng(seed)
+    while count:
+        kind = ("truncated", "zeroed", "flipped")[int(rng.integers(3))]
+        place = int(rng.integers(len(data)))
+        if kind == "truncated":
+            harmed = data[:place]
+        elif kind == "zeroed":
+            start = place // 4096 * 4096
+            harmed = data[:start] + bytes(len(data[start : start + 4096])) + data[start + 4096 :]
+        else:
+            harmed = data[:place] + bytes([data[place] ^ 1 << int(rng.integers(8))]) + data[place + 1 :]
+        if harmed != data:
+            count -= 1
+            yield f"{kind} at {place}", harmed
+
+
+def file_of(folder: Path, name: str) -> Path:
+    (path,) = folder.glob(f"{name}*")
+    return path
+
+
+def test_a_sound_catalog_is_sound(sound: Path) -> None:
+    report = Catalog.verify(sound)
+    assert (report.ok, report.problems, report.notes) == (True, (), ())
+    assert Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder()) == report
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_damage_is_found(sound: Path, name: str) -> None:
+    path = file_of(sound, name)
+    data = path.read_bytes()
+    for what, harmed in damages(data, 40, seed=len(name)):
+        path.write_bytes(harmed)
+        assert not Catalog.verify(sound).ok, what
+        path.write_bytes(data)
+        for extra in ("-wal", "-shm"):
+            (sound / (FILE + extra)).unlink(missing_ok=True)
+    assert Catalog.verify(sound).ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_a_thousand_damages_are_found(sound: Path, name: str) -> None:
+    path = file_of(sound, name)
+    data = path.read_bytes()
+    for what, harmed in damages(data, 1000, seed=7):
+        path.write_bytes(harmed)
+        assert not Catalog.verify(sound).ok, what
+        path.write_bytes(data)
+        for extra in ("-wal", "-shm"):
+            (sound / (FILE + extra)).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_repair_gives_back_what_was_there(sound: Path, name: str) -> None:
+    before = contents(sound)
+    path = file_of(sound, name)
+    data = path.read_bytes()
+    backup = {file.name: file.read_bytes() for file in sound.iterdir()}
+    for what, harmed in damages(data, 12, seed=3 + len(name)):
+        for file in sound.iterdir():
+            file.unlink()
+        for file_name, content in backup.items():
+            (sound / file_name).write_bytes(content)
+        path.write_bytes(harmed)
+        report = Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+        assert report.problems, what
+        assert report.repaired, what
+        assert report.lost == (), what
+        assert contents(sound) == before, what
+        assert Catalog.verify(sound).ok, what
+        assert not list(sound.glob("*damaged*"))
+
+
+def test_a_damaged_vector_costs_one_picture(sound: Path) -> None:
+    before = contents(sound)
+    harm(sound, "UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 3")
+    (problem,) = [p for p in Catalog.verify(sound).problems if "vector" in p]
+    assert "vector 3 is damaged" in problem
+    fake = FakeEmbedder()
+    Catalog.verify(sound, repair=True, loader=lambda _: fake)
+    assert sum(fake.batches) == 1
+    assert contents(sound) == before
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("UPDATE contents SET width = width + 1 WHERE id = 2", "content 2 is damaged"),
+        ("UPDATE labels SET probability = 0.7 WHERE content_id = 4 AND rank = 2", "labels of vector 4 are damaged"),
+        ("UPDATE images SET content_id = 9 WHERE id = 5", "image 5 is damaged"),
+        ("UPDATE models SET dim = 47", "not what its id says"),
+        ("UPDATE vectors SET vector = (SELECT vector FROM vectors WHERE id = 8) WHERE id = 7", "vector 7 is damaged"),
+    ],
+)
+def test_every_row_is_checked_even_without_a_seal(sound: Path, sql: str, says: str) -> None:
+    before = contents(sound)
+    harm(sound, sql)
+    (sound / seal.FILE).unlink()
+    report = Catalog.verify(sound)
+    assert any(says in problem for problem in report.problems), report
+    assert report.notes
+    Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+    assert contents(sound) == before
+
+
+def test_what_cannot_be_saved_is_said(sound: Path, pictures: Path) -> None:
+    conn = sqlite3.connect(sound / FILE)
+    (number,) = conn.execute(
+        "SELECT vectors.id FROM vectors JOIN images USING (content_id) WHERE path = ?", [b"b.png"]
+    ).fetchone()
+    conn.close()
+    harm(sound, f"UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = {number}")
+    unlisted = pictures / "b.png"
+    data = unlisted.read_bytes()
+    unlisted.unlink()
+    for seed in range(600, 640):  # so many are gone that none is forgotten
+        (pictures / f"{seed - 100}.png").unlink(missing_ok=True)
+    report = Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+    assert report.lost == (str(unlisted),)
+    assert Catalog.verify(sound).ok
+    assert data
+
+
+def test_a_catalog_whose_file_is_lost_is_built_again(sound: Path) -> None:
+    before = contents(sound)
+    (sound / FILE).unlink()
+    assert Catalog.verify(sound).problems == (f"{FILE} is missing", *Catalog.verify(sound).problems[1:])
+    Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+    assert contents(sound) == before
+
+
+def test_a_build_that_was_cut_off_is_no_damage(sound: Path) -> None:
+    (sound / seal.FILE).unlink()
+    (sound / "neighbours-x.tmp").write_bytes(b"half")
+    report = Catalog.verify(sound)
+    assert report.ok
+    assert report.notes
+    assert Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder()).repaired
+    assert not list(sound.glob("*.tmp"))
+    assert not Catalog.verify(sound).notes
+
+
+def test_no_catalog(tmp_path: Path) -> None:
+    with pytest.raises(CatalogNotFound):
+        Catalog.verify(tmp_path)
+
+
+def harm(folder: Path, sql: str) -> None:
+    """Change a row behind the back of everything."""
+    conn = sqlite3.connect(folder / FILE)
+    conn.execute(sql)
+    conn.commit()
+    conn.close()
+    assert not os.path.exists(folder / f"{FILE}-wal")
