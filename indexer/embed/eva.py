@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +21,11 @@ from ..errors import InvalidArgument, ModelError, OutOfMemory
 from ..preprocess import RESAMPLING, Pixels, fit_array
 from ..records import Label, ModelId, Preprocess
 from .embedder import TOP_LABELS, Embedded, Vectors
+from .linears import PackedLinears, worth_packing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BATCH_SIZES = {"cuda": 256, "mps": 32, "cpu": 8}
+# on a CPU a batch gains little, and what a layer gives should stay in the caches
+BATCH_SIZES = {"cuda": 256, "mps": 32, "cpu": 4}
 SAFE_WEIGHTS = "model.safetensors"
 # read by timm with weights_only=True where there is nothing better
 OTHER_WEIGHTS = ("pytorch_model.bin", "pytorch_model.pth", "model.pth")
@@ -48,6 +50,8 @@ class TimmEmbedder:
         self._device = device
         self._dtype = DTYPES[precision]
         self._model: Any = model.to(device=device, dtype=self._dtype)
+        packing = device.type == "cpu" and precision == "fp32" and worth_packing()
+        self._kernels: AbstractContextManager[Any] = PackedLinears() if packing else nullcontext()
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(self.preprocess.mean, device=device).mul(255).reshape(shape)
         self._std = torch.tensor(self.preprocess.std, device=device).mul(255).reshape(shape)
@@ -138,7 +142,8 @@ class TimmEmbedder:
         while start < len(batch):
             part = batch[start : start + self.batch_size]
             try:
-                results.append(run(part))
+                with self._kernels:
+                    results.append(run(part))
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise

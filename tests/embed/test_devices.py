@@ -88,7 +88,7 @@ def test_an_unknown_precision() -> None:
 
 def test_an_embedder_says_what_was_chosen() -> None:
     embedder = load_embedder(str(EVA_TINY))
-    assert (embedder.device, embedder.precision, embedder.batch_size) == ("cpu", "fp32", 8)
+    assert (embedder.device, embedder.precision, embedder.batch_size) == ("cpu", "fp32", 4)
 
 
 @pytest.mark.parametrize(("device", "precision"), [("tpu", "auto"), ("cpu", "fp8")])
