@@ -59,10 +59,8 @@ def worth_packing(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         if "AuthenticAMD" not in cpuinfo.read_text():
             return False
         weight = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4), requires_grad=False)
-        with (
-            torch.inference_mode(),
-            PackedLinears(),
-        ):  # these operators are not part of torch's promises, and oneDNN not of every build
+        # neither these operators nor oneDNN itself are promised in every build of torch
+        with torch.inference_mode(), PackedLinears():
             return torch.equal(torch.nn.functional.linear(torch.eye(4), weight), weight.T)
     except (OSError, AttributeError, RuntimeError):
         return False
