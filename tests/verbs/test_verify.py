@@ -108,6 +108,33 @@ def test_a_thousand_damages_are_found(sound: Path, name: str) -> None:
             (sound / (FILE + extra)).unlink(missing_ok=True)
 
 
+STORED = {
+    "contents": ("sha256", "bytes", "width", "height", "format", "checksum"),
+    "images": ("root_id", "path", "content_id", "size", "mtime_ns", "ctime_ns", "checksum"),
+    "vectors": ("content_id", "vector", "labels_checksum"),
+    "labels": ("class", "probability"),
+    "models": ("name", "weights", "preprocess", "dim"),
+}
+
+
+@pytest.mark.parametrize("value", ["text", b"\xff\xfe", 1e300, 2**63 - 1, -1], ids=repr)
+@pytest.mark.parametrize(("table", "column"), [(table, name) for table, names in STORED.items() for name in names])
+def test_a_row_may_hold_anything(sound: Path, table: str, column: str, value: object) -> None:
+    """No page is checked here, so that the row has to be found out by itself."""
+    (sound / "catalog.seal").unlink()
+    conn = sqlite3.connect(sound / FILE, isolation_level=None)
+    conn.execute(
+        f"UPDATE {table} SET {column} = ? WHERE rowid IN (SELECT rowid FROM {table} LIMIT 1)"
+        if table != "labels"
+        else f"UPDATE labels SET {column} = ? WHERE content_id = 1 AND rank = 1",
+        [value],
+    )
+    conn.close()
+    report = Catalog.verify(sound)
+    assert not report.ok
+    assert all(problem.startswith(f"{FILE}: ") for problem in report.problems)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_repair_gives_back_what_was_there(sound: Path, name: str) -> None:
     before = contents(sound)
