@@ -17,8 +17,13 @@ from .errors import (
     WrongModel,
 )
 from .records import (
+    Applied,
     BuildReport,
+    Calibration,
     CatalogInfo,
+    DuplicateGroup,
+    DuplicateImage,
+    DuplicatesReport,
     ExportReport,
     ImageRecord,
     Label,
@@ -35,13 +40,18 @@ from .records import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Applied",
     "BuildReport",
+    "Calibration",
     "Catalog",
     "CatalogDamaged",
     "CatalogError",
     "CatalogInfo",
     "CatalogLocked",
     "CatalogNotFound",
+    "DuplicateGroup",
+    "DuplicateImage",
+    "DuplicatesReport",
     "Embedder",
     "ExportReport",
     "ImageRecord",

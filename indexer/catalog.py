@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .embed.embedder import Embedder, load_embedder
 from .embed.zoo import DEFAULT_MODEL
 from .errors import CatalogError, CatalogNotFound, PictureError, WrongModel
 from .pictures.decode import MAX_PIXELS
 from .records import (
+    Applied,
+    ApplyAction,
     BuildReport,
+    Calibration,
     CatalogInfo,
+    DuplicateGroup,
+    DuplicatesReport,
     ExportReport,
     ImageRecord,
     Match,
     Progress,
     QueryResult,
     Skipped,
+    Tier,
     VerifyReport,
 )
 from .store.store import Store
@@ -208,6 +215,116 @@ class Catalog:
 
         options = QueryOptions(k, min_score, where, label, include_self, max_pixels)
         return query(self._store, self.folder, images, self.embedder, options)
+
+    def duplicates(
+        self,
+        *,
+        threshold: float | Literal["auto"] = "auto",
+        tier: Tier = "copy",
+        keep: str | None = None,
+        mirrors: bool = False,
+        thorough: bool = False,
+        against: str | os.PathLike[str] | None = None,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> DuplicatesReport:
+        """Groups of images that show the same picture, each with the one to keep.
+
+        threshold: lowest cosine similarity; 'auto' is what calibrate() has found, or a cautious default. tier: the
+        least sure one to include; only 'exact', 'pixels' and 'copy' are ever marked for removal. keep: rules in their
+        order, as the README lists them. mirrors: also mirrored and turned copies. thorough: read pictures where their
+        signatures do not decide. against: the folder of another catalog; groups are then of what is in both, with
+        that one's image kept.
+        Raises InvalidArgument, WrongModel where the two catalogs cannot be compared, and CatalogError.
+        """
+        from .verbs.duplicates import DuplicateOptions, duplicates
+        from .verbs.keeping import DEFAULT
+
+        lowest = None if threshold == "auto" else threshold
+        options = DuplicateOptions(lowest, tier, DEFAULT if keep is None else keep, mirrors, thorough)
+        if against is None:
+            return duplicates(self._store, self.folder, options, progress)
+        other = Store.open(Path(against), readonly=True)
+        try:
+            return duplicates(self._store, self.folder, options, progress, (other, Path(against)))
+        finally:
+            other.close()
+
+    def keep_all(self, report: DuplicatesReport, ids: Sequence[str], *, wait: bool = False) -> list[DuplicateGroup]:
+        """Remember that the images of some groups of a report are no duplicates; returns these groups.
+
+        They come back when a new image joins them. ids: the groups' ids, or their beginnings.
+        Raises InvalidArgument for an id that names none or several, CatalogLocked during a build.
+        """
+        from .verbs.duplicates import keep_all
+
+        with self._changing(wait):
+            return keep_all(self._store, report, ids)
+
+    def calibrate(
+        self, *, sample: int = 100, wait: bool = False, progress: Callable[[Progress], None] = lambda _: None
+    ) -> Calibration:
+        """Measure what thresholds mean for this collection and model, on known edits of a sample; and remember it.
+
+        Raises InvalidArgument, CatalogError, ModelError, CatalogLocked during a build.
+        """
+        from .verbs.calibration import calibrate
+
+        with self._changing(wait):
+            return calibrate(self._store, self.embedder(), sample, progress)
+
+    def plan(self, report: DuplicatesReport, file: str | os.PathLike[str]) -> None:
+        """Write a report as a plan, for a person to review and for apply() to carry out."""
+        from .verbs.duplicates import planned
+        from .verbs.plans import write_plan
+
+        write_plan(file, planned(report))
+
+    def apply(
+        self,
+        plan: str | os.PathLike[str],
+        *,
+        action: ApplyAction = "trash",
+        to: str | os.PathLike[str] | None = None,
+        yes: bool = False,
+        log: str | os.PathLike[str] | None = None,
+    ) -> Iterator[Applied]:
+        """Carry a plan out, file by file; without yes only say what would be done.
+
+        action: what becomes of the files that the plan removes; to: the folder for 'move'. log: where to note what is
+        done, for undo(); default: the plan's name with .log. Every file is checked again just before. Groups of which
+        the plan keeps every image are remembered as no duplicates. The catalog learns of it with the next build.
+        Raises InvalidArgument, and WrongFormat for a plan of a newer indexer.
+        """
+        from .verbs.duplicates import keep_kept
+        from .verbs.plans import apply, read_plan
+
+        read = read_plan(plan)
+        where = Path(log) if log is not None else Path(f"{os.fspath(plan)}.log")
+        roots = list(self._store.roots())
+        yield from apply(read, uuid=self._store.uuid, roots=roots, action=action, to=to, yes=yes, log=where)
+        if yes:
+            with self._changing(wait=True):
+                keep_kept(self._store, read)
+
+    @staticmethod
+    def undo(log: str | os.PathLike[str]) -> Iterator[Applied]:
+        """Put back what an apply() has done, as far as it can be put back; nothing is overwritten."""
+        from .verbs.plans import undo
+
+        return undo(Path(log))
+
+    @contextmanager
+    def _changing(self, wait: bool) -> Iterator[None]:
+        """What a build holds while it writes, and the seal that it leaves."""
+        from .store.lock import building
+
+        if self._store.readonly:
+            raise CatalogError(f"{self.folder} was opened for reading. Open it without readonly to change it.")
+        with building(self.folder, wait=wait):
+            sealed = self._store.is_sealed
+            yield
+            if sealed:
+                self._store.seal()
 
     def info(self) -> CatalogInfo:
         """What is in the catalog."""

@@ -24,7 +24,7 @@ LEVELS = [
 ]
 WITHIN_LOWEST = {("preprocess", "errors"), ("preprocess", "records"), ("files", "errors")}
 DOORS = {
-    "torch": {"embed/eva.py", "embed/linears.py"},
+    "torch": {"embed/eva.py", "embed/linears.py", "neighbours/pairs.py"},
     "timm": {"embed/eva.py"},
     "safetensors": {"embed/eva.py"},
     "huggingface_hub": {"embed/eva.py"},

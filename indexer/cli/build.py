@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import CatalogNotFound, InvalidArgument
 from . import common
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ..records import Progress
+from .progress import progress_bar
 
 
 @click.command(short_help="Make a catalog of folders, or bring it up to date.")
@@ -66,7 +60,7 @@ def build(
     with (
         _folder(catalog, named, dry_run) as folder,
         Catalog.create(folder, model=model, loader=loading) as opened,
-        _progress() as progress,
+        progress_bar() as progress,
     ):
         report = opened.build(
             named,
@@ -107,52 +101,3 @@ def _folder(given: Path | None, paths: list[str], dry_run: bool) -> Iterator[Pat
                 yield Path(passing)
             return
     yield folder
-
-
-def _progress() -> AbstractContextManager[Callable[[Progress], None]]:
-    """A bar where a person looks at stderr, else nothing."""
-    return _bar() if sys.stderr.isatty() else _silence()
-
-
-@contextmanager
-def _silence() -> Iterator[Callable[[Progress], None]]:
-    yield lambda _: None
-
-
-_STAGES = {"scan": "looking for files", "load": "loading the model", "embed": "embedding", "index": "indexing"}
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(_STAGES["scan"], total=None, note="")
-        since = 0.0
-
-        def update(progress: Progress) -> None:
-            nonlocal since
-            if not progress.embedded:
-                since = time.monotonic()  # loading the model is over when the first batch is
-            elapsed = time.monotonic() - since
-            speed = f"{progress.embedded / elapsed:.1f} pictures/s" if progress.embedded and elapsed > 1 else ""
-            skipped = f", {progress.skipped:,} skipped" if progress.skipped else ""
-            bar.update(
-                task,
-                description=_STAGES[progress.stage],
-                completed=progress.done,
-                total=progress.total,
-                note=speed + skipped,
-            )
-
-        yield update

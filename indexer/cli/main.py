@@ -10,8 +10,11 @@ from types import FrameType
 import click
 
 from ..errors import IndexerError
+from .apply import apply
 from .build import build
+from .calibrate import calibrate
 from .classify import classify
+from .dedup import dedup
 from .embed import embed
 from .export import export
 from .info import info
@@ -33,18 +36,19 @@ class Terminated(BaseException):
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="indexer", message="indexer %(version)s")
 def cli() -> None:
-    """Point it at folders of pictures: it knows what is in them, and finds what looks alike.
+    """Point it at folders of pictures: it knows what is in them, finds what looks alike, and clears out duplicates.
 
     \b
     indexer build ~/Pictures      make a catalog of them, or bring it up to date
     indexer query cat.jpg         the pictures most like this one
+    indexer dedup                 groups of pictures that are the same
 
     Results go to stdout, everything else to stderr; --json prints JSON.
     Exit codes: 0 done, 1 error, 2 wrong usage, 3 done but some files were skipped, 130 interrupted.
     """
 
 
-for command in (build, query, classify, embed, models, info, skips, verify, export):
+for command in (build, query, dedup, apply, calibrate, classify, embed, models, info, skips, verify, export):
     cli.add_command(command)
 
 

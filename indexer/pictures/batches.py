@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import PictureError
 from ..preprocess import Pixels
-from ..records import PictureInfo, Source
+from ..records import Fingerprint, PictureInfo, Source
 from .scan import Content, Refused, read
 from .workers import Decoders, Prepared
 
@@ -32,8 +32,9 @@ class Picture:
 
     source: Source
     sha256: bytes
-    info: PictureInfo | None
-    slot: int | None
+    info: PictureInfo | None = None
+    fingerprint: Fingerprint | None = None
+    slot: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,5 +179,5 @@ def _finish(pending: _Pending, slot: int) -> tuple[Picture | Refused, Pixels | N
     except PictureError as error:
         return Refused(pending.source, error.reason), None
     if prepared is None:
-        return Picture(pending.source, pending.sha256, None, None), None
-    return Picture(pending.source, pending.sha256, prepared.info, slot), prepared.pixels
+        return Picture(pending.source, pending.sha256), None
+    return Picture(pending.source, pending.sha256, prepared.info, prepared.fingerprint, slot), prepared.pixels

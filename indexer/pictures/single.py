@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from ..errors import PictureError
+from ..preprocess import Pixels
 from ..records import Preprocess, Source
 from .scan import Content, Refused, read, stamp_of, why
 from .workers import Decoders, Limits, Prepared
@@ -55,26 +56,35 @@ def _outcome(future: Future[Prepared]) -> Prepared | PictureError:
 
 def thumbnails(paths: Sequence[str], side: int) -> list[bytes | None]:
     """A JPEG of at most side x side pixels for each picture, None where it cannot be had (any more)."""
+    return [None if pixels is None else _jpeg(pixels) for pixels in shrunk(paths, side)]
+
+
+def shrunk(paths: Sequence[str], side: int) -> list[Pixels | None]:
+    """Every picture with its longer side made this long, uint8 RGB (H, W, 3); None where it cannot be had any more."""
     contents: dict[int, Content] = {}
     for i, path in enumerate(paths):
         with suppress(PictureError):
             contents[i] = read_path(os.fsencode(path))
     whole = Preprocess((side, side), "bilinear", crop_mode="border", mean=(1.0, 1.0, 1.0))
-    found: list[bytes | None] = [None] * len(paths)
+    found: list[Pixels | None] = [None] * len(paths)
     for i, prepared in zip(contents, prepare_all(list(contents.values()), whole, Limits()), strict=True):
         if isinstance(prepared, Prepared):
-            found[i] = _jpeg(prepared, side)
+            found[i] = _without_border(prepared, side)
     return found
 
 
-def _jpeg(prepared: Prepared, side: int) -> bytes:
+def _without_border(prepared: Prepared, side: int) -> Pixels:
     """The picture without the border that made it square."""
-    from PIL import Image
-
     longest = max(prepared.info.width, prepared.info.height)
     width = max(round(side * prepared.info.width / longest), 1)
     height = max(round(side * prepared.info.height / longest), 1)
     left, top = (side - width) // 2, (side - height) // 2
+    return prepared.pixels[top : top + height, left : left + width]
+
+
+def _jpeg(pixels: Pixels) -> bytes:
+    from PIL import Image
+
     file = io.BytesIO()
-    Image.fromarray(prepared.pixels[top : top + height, left : left + width]).save(file, "JPEG", quality=82)
+    Image.fromarray(pixels).save(file, "JPEG", quality=82)
     return file.getvalue()

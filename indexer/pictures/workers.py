@@ -6,6 +6,7 @@ pipes: nothing that a taken-over decoder sends is ever executed here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -25,8 +26,9 @@ import numpy as np
 
 from ..errors import IndexerError, PictureError
 from ..preprocess import Pixels, fit
-from ..records import PictureInfo, Preprocess
+from ..records import Fingerprint, PictureInfo, Preprocess
 from .decode import MAX_PIXELS, decode, load_plugins
+from .signature import SIGNATURE_BYTES, signature
 
 # what a worker runs; tests plant another
 BOOT = "import json,sys; sys.path[:]=json.loads(sys.argv[1]); from indexer.pictures.workers import serve; serve()"
@@ -39,6 +41,7 @@ GRACE_SECONDS = 5.0
 EXIT_SECONDS = 0.5
 # bytes of the line that begins a request or an answer
 MAX_LINE = 1 << 16
+DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Prepared:
 
     pixels: Pixels
     info: PictureInfo
+    fingerprint: Fingerprint
 
 
 class Decoders:
@@ -132,6 +136,7 @@ class _Worker:
     def __init__(self, preprocess: Preprocess, limits: Limits) -> None:
         self.settings = {"preprocess": preprocess.to_json(), "limits": asdict(limits)}
         self.shape = (*preprocess.size, 3)
+        self.answer_bytes = math.prod(self.shape) + DIGEST_BYTES + SIGNATURE_BYTES
         self.limits = limits
         self.process: subprocess.Popen[bytes] | None = None
         self.lock = threading.Lock()
@@ -160,7 +165,7 @@ class _Worker:
         try:
             answer, body = self._ask(process, {"kind": kind}, data, self.limits.seconds)
             if "reason" not in answer:
-                return Prepared(np.frombuffer(body, np.uint8).reshape(self.shape), PictureInfo(**answer["info"]))
+                return self._unpacked(answer, body)
             reason = str(answer["reason"])
         except Exception:  # no answer, or whatever a process that was taken over can make of one
             late = f"took longer than {self.limits.seconds:g} s to decode"
@@ -170,6 +175,13 @@ class _Worker:
             if killed_by_others:
                 raise _KilledByOthers from None
         raise PictureError(reason)
+
+    def _unpacked(self, answer: dict[str, Any], body: bytes) -> Prepared:
+        if len(body) != self.answer_bytes:
+            raise ValueError(len(body))
+        pixels, rest = body[: math.prod(self.shape)], body[math.prod(self.shape) :]
+        fingerprint = Fingerprint(rest[:DIGEST_BYTES], rest[DIGEST_BYTES:])
+        return Prepared(np.frombuffer(pixels, np.uint8).reshape(self.shape), PictureInfo(**answer["info"]), fingerprint)
 
     def _was_killed_by_others(self, process: subprocess.Popen[bytes]) -> bool:
         with suppress(subprocess.TimeoutExpired):
@@ -204,7 +216,7 @@ class _Worker:
             self.deadline, self.late = time.monotonic() + seconds, False
         try:
             _send(process.stdin, header, body)
-            return _read_message(process.stdout, math.prod(self.shape))
+            return _read_message(process.stdout, self.answer_bytes)
         finally:
             with self.lock:
                 self.deadline = math.inf
@@ -283,14 +295,19 @@ def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = 
         except MemoryError:
             _send(answers, {"reason": f"needed more than {limits.megabytes:,} MB to decode"}, b"")
         else:
-            _send(answers, {"info": asdict(prepared.info)}, prepared.pixels.tobytes())
+            known = prepared.fingerprint
+            body = prepared.pixels.tobytes() + known.pixels + known.signature
+            _send(answers, {"info": asdict(prepared.info)}, body)
         _alarm(0)
 
 
 def prepare(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Prepared:
-    """Decode and fit one picture."""
+    """Decode one picture, fit it, and take its fingerprint."""
     decoded = decode(data, kind, limits.pixels)
-    return Prepared(fit(decoded.picture, preprocess), decoded.info)
+    picture = decoded.picture
+    digest = hashlib.sha256(b"%d x %d\n" % picture.size)
+    digest.update(np.asarray(picture).data)  # tobytes() would be one more copy of all of it
+    return Prepared(fit(picture, preprocess), decoded.info, Fingerprint(digest.digest(), signature(picture)))
 
 
 def _alarm(seconds: float) -> None:

@@ -4,28 +4,57 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.request import pathname2url
 
 from ..errors import IndexerError
 from ..pictures.single import thumbnails
-from ..records import QueryResult
+from ..records import TIERS, Calibration, DuplicatesReport, QueryResult
 from .text import printable, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 THUMBNAIL = 320
+# a page of more is no pleasure for anybody; the plan has all of them
+MOST_GROUPS = 1000
+# files that are held in memory at once
+_AT_ONCE = 64
 
 
 def write_gallery(results: Sequence[QueryResult], file: Path) -> None:
     """Write one page with every query and its neighbours."""
-    paths = list(dict.fromkeys(path for r in results for path in (r.query, *(m.path for m in r.matches))))
-    pictures = {path: _data_uri(data) for path, data in zip(paths, thumbnails(paths, THUMBNAIL), strict=True)}
-    page = _environment().get_template("gallery.html").render(results=results, pictures=pictures)
+    pictures = _pictures(path for r in results for path in (r.query, *(m.path for m in r.matches)))
+    _write(file, "gallery.html", results=results, pictures=pictures)
+
+
+def write_groups(report: DuplicatesReport, file: Path) -> None:
+    """Write one page with every group of duplicates side by side."""
+    shown = report.groups[:MOST_GROUPS]
+    pictures = _pictures(image.path for group in shown for image in group.images)
+    _write(file, "groups.html", report=report, groups=shown, pictures=pictures, tiers=TIERS)
+
+
+def write_calibration(found: Calibration, file: Path) -> None:
+    """Write one page with the thresholds and a plot."""
+    _write(file, "calibration.html", found=found)
+
+
+def _pictures(paths: Iterable[str]) -> dict[str, str | None]:
+    unique = list(dict.fromkeys(paths))
+    pictures: dict[str, str | None] = {}
+    for start in range(0, len(unique), _AT_ONCE):
+        part = unique[start : start + _AT_ONCE]
+        found = (_data_uri(data) for data in thumbnails(part, THUMBNAIL))
+        pictures.update(zip(part, found, strict=True))
+    return pictures
+
+
+def _write(file: Path, template: str, **values: Any) -> None:
+    page = _environment().get_template(template).render(**values)
     temporary = file.with_name(file.name + ".tmp")
     try:
         temporary.write_text(page, encoding="utf-8")

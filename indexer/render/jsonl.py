@@ -7,7 +7,20 @@ from dataclasses import asdict
 from typing import Any
 
 from ..embed.zoo import KnownModel
-from ..records import BuildReport, CatalogInfo, ImageRecord, Label, Match, QueryResult, Skipped, VerifyReport
+from ..records import (
+    Applied,
+    BuildReport,
+    Calibration,
+    CatalogInfo,
+    DuplicateGroup,
+    DuplicateImage,
+    ImageRecord,
+    Label,
+    Match,
+    QueryResult,
+    Skipped,
+    VerifyReport,
+)
 
 _BUILD = (
     *("catalog", "model", "dim", "device", "precision", "images", "contents"),
@@ -50,6 +63,40 @@ def image(record: ImageRecord) -> dict[str, Any]:
         "bytes": record.bytes,
         "labels": labels(record.labels),
     }
+
+
+def group(found: DuplicateGroup) -> dict[str, Any]:
+    """DuplicateGroup. keep: the path of the image to keep."""
+    return {
+        "id": found.id,
+        "tier": found.tier,
+        "min_score": round(found.min_score, 6),
+        "keep": found.keep.path,
+        "images": [_member(image) for image in found.images],
+    }
+
+
+def _member(found: DuplicateImage) -> dict[str, Any]:
+    record = {name: value for name, value in image(found.image).items() if name != "labels"}
+    return {
+        "path": record.pop("path"),
+        "score": round(found.score, 6),
+        **record,
+        "tier": found.tier,
+        "action": found.action,
+        "why": found.why,
+    }
+
+
+def applied(step: Applied) -> dict[str, Any]:
+    """Applied."""
+    return asdict(step)
+
+
+def calibration(found: Calibration) -> dict[str, Any]:
+    """Calibration."""
+    edits = {name: {"recall": recall, "verified": verified} for name, (recall, verified) in found.edits.items()}
+    return {**asdict(found), "edits": edits}
 
 
 def labels(found: tuple[Label, ...]) -> list[dict[str, Any]]:

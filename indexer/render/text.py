@@ -7,7 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..records import BuildReport, CatalogInfo, ImageRecord, Match, Skipped, VerifyReport
+from ..records import (
+    TIERS,
+    Applied,
+    BuildReport,
+    Calibration,
+    CatalogInfo,
+    DuplicateGroup,
+    DuplicatesReport,
+    ImageRecord,
+    Match,
+    Skipped,
+    VerifyReport,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -159,3 +171,87 @@ def verify(report: VerifyReport) -> Iterator[str]:
     yield from (f"repaired: {printable(what)}" for what in report.repaired)
     yield from (f"lost: {printable(what)}" for what in report.lost)
     yield from (f"note: {printable(note)}" for note in report.notes)
+
+
+def group_lines(group: DuplicateGroup) -> Iterator[str]:
+    """Tab-separated: group, tier, action, score, path."""
+    return (
+        f"{group.id}\t{image.tier}\t{image.action}\t{image.score:.4f}\t{printable(image.path)}"
+        for image in group.images
+    )
+
+
+def group_table(group: DuplicateGroup) -> Table:
+    """A group for a terminal."""
+    table = _table(
+        ("", "score", "picture", "size", "bytes", "why"), right=("score", "size", "bytes"), title=f"{group.id}"
+    )
+    for image in group.images:
+        why = f"kept: {image.why}" if image is group.keep else f"{image.tier}: {image.why}"
+        table.add_row(
+            image.action,
+            "" if image is group.keep else f"{image.score:.3f}",
+            _name(image.path),
+            _dimensions(image.image),
+            size(image.image.bytes),
+            why,
+        )
+    return table
+
+
+def duplicates(report: DuplicatesReport, plan: Path | None) -> Iterator[str]:
+    """What was found in all, and how to go on."""
+    others = [image for group in report for image in group.others]
+    counts = ", ".join(
+        f"{sum(image.tier == tier for image in others):,} {tier}"
+        for tier in TIERS
+        if any(o.tier == tier for o in others)
+    )
+    where = f" that are in {printable(report.against)} too" if report.against else ""
+    if report.against:
+        share = len(others) / report.images if report.images else 0
+        yield f"{len(others):,} of {plural(report.images, 'picture')} ({share:.2%}){where}: {counts or 'none'}"
+    else:
+        yield (
+            f"{plural(len(report), 'group')} among {plural(report.images, 'picture')}; beside those to keep: "
+            f"{counts or 'none'} ({report.seconds:.1f} s)"
+        )
+    freed = sum(image.image.bytes for image in report.removable)
+    if freed:
+        yield f"Without them {size(freed)} less."
+    if report.remembered:
+        yield f"{plural(report.remembered, 'group')} left out: remembered as no duplicates."
+    if report.unread:
+        yield f"{plural(report.unread, 'picture')} could not be read for a closer look."
+    if not report.calibrated:
+        yield "Thresholds are cautious defaults; indexer calibrate measures them on your pictures."
+    if plan is not None:
+        yield f"Wrote {plan}. Look at it, then: indexer apply {plan}"
+
+
+def applied(step: Applied) -> str:
+    """A line a file."""
+    state = "done" if step.done else "left" if step.why else "would"
+    return f"{state}\t{step.action}\t{printable(step.path)}" + (f"\t{printable(step.why)}" if step.why else "")
+
+
+def calibration(found: Calibration) -> Iterator[str]:
+    """The thresholds, and what they would do."""
+    yield (
+        f"Measured on {plural(found.sample, 'picture')} with ten edits each and {found.pairs:,} pairs of different "
+        f"pictures; {found.model}."
+    )
+    yield f"copy      from {found.copy:.2f}, then verified"
+    yield f"similar   from {found.similar:.2f}"
+    yield ""
+    yield "edit             found   and verified   (of those at or above the copy threshold)"
+    for name, (recall, verified) in found.edits.items():
+        yield f"{name:<16}{recall:>6.0%}   {verified:>12.0%}"
+    yield f"Shares are known to about {found.uncertainty:.0%}."
+    yield ""
+    yield "threshold   edits found   verified   false pairs expected   precision unverified"
+    for point in found.points[::5]:
+        yield (
+            f"{point.threshold:>9.2f}   {point.recall:>11.0%}   {point.verified:>8.0%}   {point.false_pairs:>20,.0f}   "
+            f"{point.precision:>20.3f}"
+        )

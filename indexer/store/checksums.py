@@ -31,6 +31,11 @@ def of_labels(sha256: bytes, labels: Iterable[tuple[int, float]]) -> int:
     return checksum(sha256, *(struct.pack("<qd", index, probability) for index, probability in labels))
 
 
+def of_decision(digests: bytes, decided_ns: int) -> int:
+    """Of a row of `decisions`: the digests, then (int64) the time."""
+    return checksum(digests, struct.pack("<q", decided_ns))
+
+
 def of_image(sha256: bytes, root_id: int, path: bytes, stamp: Stamp) -> int:
     """Of a row of `images`: its content's digest, then (int64) root, size, mtime and ctime, then the path."""
     return checksum(sha256, struct.pack("<4q", root_id, *stamp), path)

@@ -77,6 +77,11 @@ _TABLES = (
     )""",
     "CREATE UNIQUE INDEX idx_images_root_id_path ON images (root_id, path)",
     "CREATE INDEX idx_images_content_id ON images (content_id)",
+    """CREATE TABLE fingerprints (
+        content_id INTEGER PRIMARY KEY REFERENCES contents(id), pixels BLOB NOT NULL, signature BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    )""",
+    "CREATE INDEX idx_fingerprints_pixels ON fingerprints (pixels)",
     # ids are never used twice: the neighbour index names vectors by them
     """CREATE TABLE vectors (
         id INTEGER PRIMARY KEY AUTOINCREMENT, content_id INTEGER NOT NULL REFERENCES contents(id),
@@ -93,6 +98,13 @@ _TABLES = (
         root_id INTEGER NOT NULL REFERENCES roots(id), path BLOB NOT NULL, {_STAMP},
         reason TEXT, tried_with TEXT NOT NULL, PRIMARY KEY (root_id, path)
     ) WITHOUT ROWID""",
+    # what somebody has looked at and found to be no duplicates: the digests of the images' contents, in order
+    """CREATE TABLE decisions (
+        id INTEGER PRIMARY KEY, digests BLOB NOT NULL UNIQUE, decided_ns INTEGER NOT NULL, checksum INTEGER NOT NULL
+    )""",
+    """CREATE TABLE calibrations (
+        model_id INTEGER PRIMARY KEY REFERENCES models(id), report TEXT NOT NULL, checksum INTEGER NOT NULL
+    )""",
 )
 
 _PICTURES = """

@@ -89,7 +89,11 @@ def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[
                 f"INSERT OR IGNORE INTO contents (id, {_CONTENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, digest, size, *values, found),
             )
-    _copy_vectors(old, target, digests, {number: int(row[8]) for number, row in models.items()})
+    fingerprinted = _copy_fingerprints(old, target, digests)
+    _copy_vectors(old, target, fingerprinted, {number: int(row[8]) for number, row in models.items()})
+    for number, members, decided, found in _rows(old, "decisions", "digests, decided_ns, checksum"):
+        if isinstance(members, bytes) and isinstance(decided, int) and checksums.of_decision(members, decided) == found:
+            target.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?)", (number, members, decided, found))
     for number, root, path, content, size, mtime, ctime, _, found in _rows(old, "images", _IMAGE):
         try:
             sound = root in roots and found == checksums.of_image(
@@ -102,6 +106,21 @@ def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[
                 f"INSERT OR IGNORE INTO images (id, {_IMAGE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, root, path, content, size, mtime, ctime, 0, found),
             )
+
+
+def _copy_fingerprints(
+    old: sqlite3.Connection, target: sqlite3.Connection, digests: dict[int, bytes]
+) -> dict[int, bytes]:
+    """Returns the contents whose fingerprint is sound; the vector of another is left out, so that it is read again."""
+    sound = {}
+    columns = "content_id, pixels, signature, checksum"
+    for number, _, pixels, signature, found in _rows(old, "fingerprints", columns, id="content_id"):
+        digest = digests.get(number)
+        blobs = isinstance(pixels, bytes) and isinstance(signature, bytes)
+        if digest is not None and blobs and checksums.checksum(digest, pixels, signature) == found:
+            sound[number] = digest
+            target.execute("INSERT INTO fingerprints VALUES (?, ?, ?, ?)", (number, pixels, signature, found))
+    return sound
 
 
 def _copy_vectors(
@@ -146,11 +165,11 @@ def _sound_model(row: tuple[Any, ...]) -> bool:
         return False
 
 
-def _rows(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+def _rows(old: sqlite3.Connection, table: str, columns: str, id: str = "id") -> Iterator[tuple[Any, ...]]:
     """The rows of a table that can still be read, by ascending id; what lies behind an unreadable page is left out."""
     last = -1
     while True:
-        sql = f"SELECT id, {columns} FROM {table} WHERE id > ? ORDER BY id LIMIT {_STEP}"
+        sql = f"SELECT {id}, {columns} FROM {table} WHERE {id} > ? ORDER BY {id} LIMIT {_STEP}"
         try:
             rows = old.execute(sql, (last,)).fetchall()
         except sqlite3.Error:

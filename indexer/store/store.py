@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from ..errors import CatalogDamaged, CatalogError, CatalogNotFound, InvalidArgument, WrongFormat
 from ..files import network_file_system, require_local
-from ..records import ImageRecord, Label, ModelId, PictureInfo, Preprocess, Skipped, Source, Stamp
+from ..records import Fingerprint, ImageRecord, Label, ModelId, PictureInfo, Preprocess, Skipped, Source, Stamp
 from . import checksums, filters, handles, seal, vectors
 from .sqlite_errors import translated
 from .survey import Survey
@@ -57,7 +58,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image to store. info, vector and labels are None where the content has them already.
+    """One image to store. info, fingerprint and vector are None where the content has them already.
 
     size: bytes. labels: (class index, probability), best first.
     """
@@ -66,6 +67,7 @@ class Entry:
     sha256: bytes
     size: int = 0
     info: PictureInfo | None = None
+    fingerprint: Fingerprint | None = None
     vector: Vectors | None = None
     labels: tuple[tuple[int, float], ...] = ()
 
@@ -326,6 +328,7 @@ class Store:
             ids = dict(
                 self._rows_in("SELECT sha256, id FROM contents WHERE sha256 IN ({})", [e.sha256 for e in entries])
             )
+            self._insert_fingerprints(entries, ids)
             fresh = [entry for entry in entries if entry.vector is not None]
             if fresh:
                 assert model is not None
@@ -357,6 +360,16 @@ class Store:
                 (e.sha256, e.size, *astuple(e.info), checksums.of_content(e.sha256, e.size, astuple(e.info)))
                 for e in entries
                 if e.info
+            ],
+        )
+
+    def _insert_fingerprints(self, entries: Sequence[Entry], ids: dict[bytes, int]) -> None:
+        self._conn.executemany(
+            "INSERT OR IGNORE INTO fingerprints (content_id, pixels, signature, checksum) VALUES (?, ?, ?, ?)",
+            [
+                (ids[e.sha256], *astuple(e.fingerprint), checksums.checksum(e.sha256, *astuple(e.fingerprint)))
+                for e in entries
+                if e.fingerprint
             ],
         )
 
@@ -434,8 +447,9 @@ class Store:
             self._conn.execute(
                 "CREATE TEMP TABLE orphans AS SELECT id FROM contents WHERE id NOT IN (SELECT content_id FROM images)"
             )
-            for table, column in (("labels", "content_id"), ("vectors", "content_id"), ("contents", "id")):
-                self._conn.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT id FROM temp.orphans)")
+            for table in ("labels", "vectors", "fingerprints"):
+                self._conn.execute(f"DELETE FROM {table} WHERE content_id IN (SELECT id FROM temp.orphans)")
+            self._conn.execute("DELETE FROM contents WHERE id IN (SELECT id FROM temp.orphans)")
             self._conn.execute("DROP TABLE temp.orphans")
             self._conn.execute("INSERT OR REPLACE INTO meta VALUES ('finished', ?)", [str(self.generation + 1)])
 
@@ -496,6 +510,29 @@ class Store:
             yield self._unpacked(rows, model)
             after = rows[-1][0]
 
+    def half_vectors(self, model: StoredModel) -> tuple[list[int], npt.NDArray[np.float16]]:
+        """Every content with a vector of the model, ordered by digest, and the vectors as they are stored, (N, dim)."""
+        rows = self._rows(
+            "SELECT content_id, vector, sha256 FROM vectors JOIN contents ON contents.id = content_id "
+            "WHERE model_id = ? ORDER BY sha256",
+            [model.row],
+        )
+        contents: list[int] = []
+        halves = np.empty((self.vector_span(model)[0], model.id.dim), np.float16)
+        for part in _parts(rows, CHUNK):
+            numbers, blobs, digests = zip(*part, strict=True)
+            unpacked, damaged = vectors.unpack_half(blobs, digests, model.id.dim)
+            self._refuse_damaged(damaged)
+            halves[len(contents) : len(contents) + len(part)] = unpacked
+            contents.extend(numbers)
+        return contents, halves
+
+    def _refuse_damaged(self, damaged: list[int]) -> None:
+        if damaged:
+            raise CatalogDamaged(
+                f"{len(damaged)} vectors in {self.path} are damaged. Find and mend them with: indexer verify --repair."
+            )
+
     def _vectors_where(
         self, where: str, values: Sequence[int], model: StoredModel
     ) -> Iterator[tuple[npt.NDArray[np.int64], list[int], Vectors]]:
@@ -512,10 +549,7 @@ class Store:
     def _unpacked(self, rows: list[Any], model: StoredModel) -> tuple[npt.NDArray[np.int64], list[int], Vectors]:
         ids, contents, blobs, digests = zip(*rows, strict=True)
         unpacked, damaged = vectors.unpack(blobs, digests, model.id.dim)
-        if damaged:
-            raise CatalogDamaged(
-                f"{len(damaged)} vectors in {self.path} are damaged. Find and mend them with: indexer verify --repair."
-            )
+        self._refuse_damaged(damaged)
         return np.array(ids, np.int64), list(contents), unpacked
 
     def vector_span(self, model: StoredModel) -> tuple[int, int]:
@@ -583,6 +617,74 @@ class Store:
             found.setdefault(content, []).append(image)
         return found
 
+    # -- what duplicates ask and leave -----------------------------------------------------------------------------
+
+    def fingerprints(self, contents: Sequence[int]) -> dict[int, Fingerprint]:
+        """Content id -> fingerprint. Raises CatalogDamaged for one that is not as it was written."""
+        sql = (
+            "SELECT content_id, pixels, signature, fingerprints.checksum, sha256 FROM fingerprints "
+            "JOIN contents ON contents.id = content_id WHERE content_id IN ({})"
+        )
+        found = {}
+        for number, pixels, signature, checksum, digest in self._rows_in(sql, contents):
+            if checksums.checksum(digest, pixels, signature) != checksum:
+                raise CatalogDamaged(
+                    f"A fingerprint in {self.path} is damaged. Find and mend it with: indexer verify --repair."
+                )
+            found[number] = Fingerprint(pixels, signature)
+        return found
+
+    def same_pixels(self) -> list[tuple[int, ...]]:
+        """Contents of different bytes that show the same picture: their ids by digest, one tuple a picture."""
+        rows = self._rows(
+            "SELECT pixels, content_id FROM fingerprints JOIN contents ON contents.id = content_id WHERE pixels IN "
+            "(SELECT pixels FROM fingerprints GROUP BY pixels HAVING count(*) > 1) ORDER BY pixels, sha256"
+        )
+        return [tuple(number for _, number in same) for _, same in groupby(rows, key=lambda row: row[0])]
+
+    def by_pixels(self) -> Iterator[tuple[bytes, int]]:
+        """What every content shows, and the content, ordered."""
+        return self._rows("SELECT pixels, content_id FROM fingerprints ORDER BY pixels, content_id")
+
+    def signatures(self) -> Iterator[tuple[list[int], npt.NDArray[np.uint8]]]:
+        """Contents by digest and their signatures as they are stored, (N, bytes), in blocks."""
+        rows = self._rows(
+            "SELECT content_id, signature FROM contents JOIN fingerprints ON content_id = contents.id ORDER BY sha256"
+        )
+        for part in _parts(rows, CHUNK):
+            numbers, blobs = zip(*part, strict=True)
+            yield list(numbers), np.frombuffer(b"".join(blobs), np.uint8).reshape(len(blobs), -1)
+
+    def repeated(self) -> list[int]:
+        """Contents that more than one image holds."""
+        rows = self._rows("SELECT content_id FROM images GROUP BY content_id HAVING count(*) > 1 ORDER BY content_id")
+        return [number for (number,) in rows]
+
+    def decide(self, digests: bytes, now_ns: int) -> None:
+        """Remember that images of these contents are no duplicates: 32 bytes each, in order, as often as there are."""
+        with self._writing():
+            self._conn.execute(
+                "INSERT OR IGNORE INTO decisions (digests, decided_ns, checksum) VALUES (?, ?, ?)",
+                [digests, now_ns, checksums.of_decision(digests, now_ns)],
+            )
+
+    def decisions(self) -> list[bytes]:
+        """Everything that was decided."""
+        return [digests for (digests,) in self._rows("SELECT digests FROM decisions ORDER BY id")]
+
+    def keep_calibration(self, model: StoredModel, report: str) -> None:
+        """Store what a calibration of a model found, as JSON; it takes the place of an earlier one."""
+        with self._writing():
+            self._conn.execute(
+                "INSERT OR REPLACE INTO calibrations (model_id, report, checksum) VALUES (?, ?, ?)",
+                [model.row, report, checksums.checksum(report.encode())],
+            )
+
+    def calibration(self, model: StoredModel) -> str | None:
+        """What the last calibration of a model found, None where there was none or it is damaged."""
+        row = self._row("SELECT report, checksum FROM calibrations WHERE model_id = ?", [model.row])
+        return row[0] if row and checksums.checksum(row[0].encode()) == row[1] else None
+
     # -- reading back ----------------------------------------------------------------------------------------------
 
     def images(self) -> Iterator[ImageRecord]:
@@ -609,10 +711,12 @@ class Store:
     def _records(self, rows: list[Any]) -> dict[int, ImageRecord]:
         labels = self.labels_of([row[1] for row in rows])
         records = {}
-        for image, content, root, path, digest, size, width, height, format, taken, camera in rows:
+        for image, content, root, path, digest, size, width, height, format, taken, camera, modified in rows:
             full = os.fsdecode(os.path.join(root, path))
             found = labels.get(content, ())
-            records[image] = ImageRecord(full, digest.hex(), size, width, height, format, taken, camera, found)
+            records[image] = ImageRecord(
+                full, digest.hex(), size, width, height, format, taken, camera, found, modified
+            )
         return records
 
     def labels_of(self, contents: Sequence[int]) -> dict[int, tuple[Label, ...]]:
@@ -669,6 +773,12 @@ class Store:
         ):
             if checksums.of_content(digest, size, values) != found:
                 yield f"content {number} is damaged"
+        for number, pixels, signature, found, digest in self._rows(
+            "SELECT contents.id, pixels, signature, fingerprints.checksum, sha256 FROM contents "
+            "LEFT JOIN fingerprints ON content_id = contents.id"
+        ):
+            if found is None or checksums.checksum(digest, pixels, signature) != found:
+                yield f"the fingerprint of content {number} is damaged"
         for number, content, model, blob, found, digest in self._rows(
             "SELECT vectors.id, content_id, model_id, vector, labels_checksum, sha256 FROM vectors "
             "JOIN contents ON contents.id = content_id"
@@ -683,6 +793,13 @@ class Store:
         ):
             if _sql_image_checksum(*row) != found:
                 yield f"image {number} is damaged"
+
+        for number, digests, decided, found in self._rows("SELECT id, digests, decided_ns, checksum FROM decisions"):
+            if checksums.of_decision(digests, decided) != found:
+                yield f"decision {number} is damaged"
+        for row, report, found in self._rows("SELECT model_id, report, checksum FROM calibrations"):
+            if checksums.checksum(report.encode()) != found:
+                yield f"the calibration of model {row} is damaged"
 
     def _stored_labels(self, content: int, model: int) -> list[tuple[int, float]]:
         sql = "SELECT class, probability FROM labels WHERE content_id = ? AND model_id = ? ORDER BY rank"
@@ -750,7 +867,7 @@ class Store:
 
 _LIVES_ON = "EXISTS (SELECT 1 FROM images AS other WHERE other.content_id = images.content_id AND other.generation > ?)"
 _IMAGE = (
-    "images.id, content_id, roots.path, images.path, sha256, bytes, width, height, format, taken, camera "
+    "images.id, content_id, roots.path, images.path, sha256, bytes, width, height, format, taken, camera, mtime_ns "
     "FROM images JOIN roots ON roots.id = root_id JOIN contents ON contents.id = content_id"
 )
 

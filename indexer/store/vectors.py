@@ -34,11 +34,19 @@ def unpack(blobs: Sequence[bytes], digests: Sequence[bytes], dim: int) -> tuple[
 
     Float16 rounds the length of a unit vector by up to 0.05 %, so it is put right here: score 1 means same.
     """
+    rows, damaged = unpack_half(blobs, digests, dim)
+    return normalised(rows.astype(np.float32)), damaged
+
+
+def unpack_half(
+    blobs: Sequence[bytes], digests: Sequence[bytes], dim: int
+) -> tuple[npt.NDArray[np.float16], list[int]]:
+    """The same as they are stored: (N, dim) float16, whose lengths are only nearly 1."""
     size = size_of(dim)
     damaged = [i for i, (blob, digest) in enumerate(zip(blobs, digests, strict=True)) if not intact(blob, digest, size)]
     sound = [bytes(size) if i in set(damaged) else blob for i, blob in enumerate(blobs)] if damaged else blobs
     rows = np.frombuffer(b"".join(sound), np.uint8).reshape(-1, size)[:, :-CHECKSUM_BYTES]
-    return normalised(np.ascontiguousarray(rows).view(STORED).reshape(-1, dim).astype(np.float32)), damaged
+    return np.ascontiguousarray(rows).view(STORED).reshape(-1, dim), damaged
 
 
 def as_stored(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -366,7 +366,7 @@ def _entry(source: Source, picture: Picture, embedded: Embedded | None) -> Entry
     row = picture.slot
     labels = zip(embedded.indices[row].tolist(), embedded.probabilities[row].tolist(), strict=True)
     size = picture.source.stamp.size
-    return Entry(source, picture.sha256, size, picture.info, embedded.vectors[row], tuple(labels))
+    return Entry(source, picture.sha256, size, picture.info, picture.fingerprint, embedded.vectors[row], tuple(labels))
 
 
 def _merge(

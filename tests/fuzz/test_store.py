@@ -10,9 +10,10 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from indexer.records import ModelId, PictureInfo, Preprocess, Source, Stamp
+from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
 from indexer.store.store import Entry, Refusal, Store
 
+KNOWN = Fingerprint(bytes(32), bytes(4096))
 MODEL = ModelId("m", "0" * 64, Preprocess((8, 8)), dim=8)
 names = st.binary(min_size=1, max_size=6).filter(lambda name: b"\0" not in name and b"/" not in name)
 texts = st.one_of(st.none(), st.text(max_size=10))
@@ -46,7 +47,7 @@ class Stores(RuleBasedStateMachine):
             info = PictureInfo(seed + 1, 5, "PNG", taken, camera)
             digest = hashlib.sha256(bytes([seed])).digest()
             labels = ((seed % 2, 0.5),)
-            entries.append(Entry(self.source(path, seed), digest, seed, info, vector(seed), labels))
+            entries.append(Entry(self.source(path, seed), digest, seed, info, KNOWN, vector(seed), labels))
         self.store.commit(entries, [], self.model)
         self.images.update(items)
         for path in items:

@@ -1,0 +1,71 @@
+"""indexer apply."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from ..errors import InvalidArgument
+from ..records import ApplyAction
+from . import common
+
+
+@click.command(short_help="Carry a plan of dedup out, or undo it.")
+@click.argument("plan", required=False, type=click.Path(path_type=Path))
+@common.catalog_option
+@click.option(
+    "--action",
+    type=click.Choice(list(get_args(ApplyAction))),
+    default="trash",
+    show_default=True,
+    help="What becomes of what the plan removes; links point to the image that is kept.",
+)
+@click.option("--to", metavar="DIR", type=click.Path(path_type=Path), help="Where --action move puts files.")
+@click.option("--yes", is_flag=True, help="Really do it; without, only say what would be done.")
+@click.option("--log", metavar="FILE", type=click.Path(path_type=Path), help="The undo log. Default: PLAN.log.")
+@click.option("--undo", metavar="LOG", type=click.Path(path_type=Path), help="Put back what this log says was done.")
+@common.json_option
+@common.debug_option
+def apply(
+    plan: Path | None,
+    catalog: Path | None,
+    action: str,
+    to: Path | None,
+    yes: bool,
+    log: Path | None,
+    undo: Path | None,
+    as_json: bool,
+) -> None:
+    """Carry out PLAN, which indexer dedup --plan wrote and a person may have edited.
+
+    Just before a file is touched, it and the image that is kept are read again: both must still be what they were.
+    The last copy of a picture, links, and what lies outside the catalog's folders are never touched. Exit code 3: some
+    files were left alone, with the reason.
+    """
+    from ..catalog import Catalog
+    from ..render import jsonl, text
+
+    if (plan is None) == (undo is None):
+        raise InvalidArgument("Give a plan to carry out, or --undo LOG: one of them. See indexer apply --help.")
+    done = left = 0
+    if undo is not None:
+        steps = Catalog.undo(undo)
+    else:
+        opened = Catalog.open(common.find_catalog(catalog))
+        assert plan is not None
+        steps = opened.apply(plan, action=action, to=to, yes=yes, log=log)  # type: ignore[arg-type]
+    for step in steps:
+        done += step.done
+        left += bool(not step.done and step.why)
+        click.echo(jsonl.dumps(jsonl.applied(step)) if as_json else text.applied(step))
+    if undo is None:
+        opened.close()
+        if not yes:
+            common.say("This was a dry run: nothing was changed. Add --yes to do it.")
+        elif done:
+            common.say("Bring the catalog in line with: indexer build")
+    if left:
+        sys.exit(common.SOME_SKIPPED)

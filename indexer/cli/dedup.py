@@ -1,0 +1,108 @@
+"""indexer dedup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from ..errors import InvalidArgument
+from ..records import TIERS
+from . import common
+from .progress import progress_bar
+
+
+@click.command(short_help="Groups of pictures that are the same.")
+@common.catalog_option
+@click.option(
+    "--threshold", default="auto", show_default=True, metavar="auto|S", help="Lowest cosine similarity; 1 = same."
+)
+@click.option(
+    "--tier",
+    type=click.Choice(list(TIERS)),
+    default="copy",
+    show_default=True,
+    help="The least sure tier to show. Only exact, pixels and copy are ever marked for removal.",
+)
+@click.option("--mirrors", is_flag=True, help="Also find copies that are mirrored or turned.")
+@click.option("--thorough", is_flag=True, help="Read pictures where signatures cannot decide: tier probable.")
+@click.option(
+    "--against",
+    metavar="CATALOG",
+    type=click.Path(path_type=Path),
+    help="Only pictures that are in another catalog too; its images are kept.",
+)
+@click.option("--keep", metavar="RULE,...", help="Which to keep: rules in their order, see below.")
+@click.option("--keep-all", metavar="GROUP", multiple=True, help="Remember that a group is none: these differ.")
+@click.option("--plan", metavar="FILE", type=click.Path(path_type=Path), help="Write a plan for indexer apply.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with the groups.")
+@common.json_option
+@common.debug_option
+def dedup(
+    catalog: Path | None,
+    threshold: str,
+    tier: str,
+    mirrors: bool,
+    thorough: bool,
+    against: Path | None,
+    keep: str | None,
+    keep_all: tuple[str, ...],
+    plan: Path | None,
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    """Find groups of pictures that are the same: by their bytes (exact), their pixels, or as verified copies that were
+    encoded again, resized, recoloured, cropped, framed or written on. Nothing is changed: see indexer apply.
+
+    --keep says which image of a group stays, by rules of which the first that tells two apart decides: resolution,
+    exif, format, bytes, name, oldest, newest, path:GLOB, shortest-path.
+    """
+    from ..catalog import Catalog
+    from ..render import html as pages
+    from ..render import jsonl, text
+
+    lowest = _threshold(threshold)
+    with (
+        Catalog.open(common.find_catalog(catalog), readonly=not keep_all) as opened,
+        progress_bar() as progress,
+    ):
+        report = opened.duplicates(
+            threshold=lowest,
+            tier=tier,  # type: ignore[arg-type]
+            keep=keep,
+            mirrors=mirrors,
+            thorough=thorough,
+            against=against,
+            progress=progress,
+        )
+        if keep_all:
+            for group in opened.keep_all(report, keep_all):
+                common.say(f"Group {group.id} is remembered: its {len(group.images)} images are no duplicates.")
+            return
+        if plan is not None:
+            opened.plan(report, plan)
+    if as_json:
+        for group in report:
+            click.echo(jsonl.dumps(jsonl.group(group)))
+    elif common.is_terminal():
+        for group in report:
+            common.show(text.group_table(group))
+    else:
+        for group in report:
+            for line in text.group_lines(group):
+                click.echo(line)
+    if html is not None:
+        pages.write_groups(report, html)
+        common.say(f"Wrote {html}")
+    for line in text.duplicates(report, plan):
+        common.say(line)
+
+
+def _threshold(given: str) -> float | Literal["auto"]:
+    if given == "auto":
+        return "auto"
+    try:
+        return float(given)
+    except ValueError:
+        raise InvalidArgument(f"--threshold {given} is no number. Give -1 to 1, or auto.") from None

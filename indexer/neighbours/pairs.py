@@ -1,0 +1,202 @@
+"""All pairs of vectors above a score, in bounded memory: a tile of the symmetric product at a time.
+
+An N x N matrix is never made, and no vector gives more than its best few partners, so that a collection of 50,000
+almost equal pictures costs no more than another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+Half = npt.NDArray[np.float16]
+
+# rows of a tile: a product large enough for BLAS, and 64 MiB of scores
+STEP = 4096
+CUDA_STEP = 16384
+# a product of rows that float16 has rounded, half of it in half precision, may fall so much short of the exact score
+SLACK = 2e-3
+
+
+class Pairs(NamedTuple):
+    """Pairs of rows, (M,) each, ordered by left and right. scores: cosine similarity."""
+
+    left: Ids
+    right: Ids
+    scores: Scores
+
+
+class Hits(NamedTuple):
+    """What one tile holds above the threshold: places in its rows and columns, and scores; (M,) each."""
+
+    rows: Ids
+    columns: Ids
+    scores: Scores
+
+
+class Multiplier(Protocol):
+    """Where tiles are computed. step: rows of a tile."""
+
+    step: int
+
+    def load(self, rows: Half) -> Any:
+        """Some rows, where they can be multiplied."""
+
+    def hits(self, left: Any, right: Any, threshold: float, top: int) -> Hits:
+        """The scores of a tile above a threshold, and no more than the best `top` of each row and column."""
+
+
+def pairs_above(
+    rows: Half,
+    threshold: float,
+    top: int,
+    *,
+    others: Half | None = None,
+    multiplier: Multiplier | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Pairs:
+    """All pairs of rows, (N, dim), with a cosine similarity of at least the threshold, exactly; left < right.
+
+    rows: unit rows, as float16 has rounded them. top: of a row that has more partners, only so many of the best are
+    kept (a pair stays if either keeps it). others: (M, dim); then all pairs of a row and one of these, left and right.
+    progress: called with tiles done and their number.
+    """
+    work = multiplier or Blas()
+    across = rows if others is None else others
+    offset = 0 if others is None else len(rows)  # one numbering for both, so that left < right there too
+    best = _Best(len(rows) + offset, top)
+    tiles = [
+        (start, other)
+        for start in range(0, len(rows), work.step)
+        for other in range(start if others is None else 0, len(across), work.step)
+    ]
+    loaded = -1
+    left: Any = None
+    for done, (start, other) in enumerate(tiles, 1):
+        if start != loaded:
+            loaded, left = start, work.load(rows[start : start + work.step])
+        right = work.load(across[other : other + work.step])
+        best.add(work.hits(left, right, threshold - SLACK, top), start, offset + other)
+        progress(done, len(tiles))
+    first, second = best.pairs()
+    return _exact(rows, across, first, second - offset, threshold)
+
+
+class Blas:
+    """NumPy's BLAS."""
+
+    step = STEP
+
+    def load(self, rows: Half) -> Scores:
+        """See Multiplier."""
+        return rows.astype(np.float32)
+
+    def hits(self, left: Scores, right: Scores, threshold: float, top: int) -> Hits:
+        """See Multiplier."""
+        scores = left @ right.T
+        above = scores >= threshold
+        if np.count_nonzero(above) > top * max(scores.shape):
+            above &= _best_of_rows(scores, top) | _best_of_rows(scores.T, top).T
+        rows, columns = np.nonzero(above)
+        return Hits(rows, columns, scores[rows, columns])
+
+
+class Cuda:
+    """A CUDA device, in half precision."""
+
+    step = CUDA_STEP
+
+    def __init__(self, device: str = "cuda") -> None:
+        """Imports torch."""
+        import torch
+
+        self._torch = torch
+        self._device = device
+
+    def load(self, rows: Half) -> Any:
+        """See Multiplier."""
+        return self._torch.from_numpy(rows).to(self._device)
+
+    def hits(self, left: Any, right: Any, threshold: float, top: int) -> Hits:
+        """See Multiplier."""
+        scores = left @ right.T
+        above = scores >= threshold
+        if int(above.sum()) > top * max(scores.shape):
+            keep = self._torch.zeros_like(above)
+            for dim in (0, 1):
+                keep.scatter_(dim, scores.topk(min(top, scores.shape[dim]), dim).indices, True)
+            above &= keep
+        rows, columns = self._torch.nonzero(above, as_tuple=True)
+        found = scores[rows, columns].float()
+        return Hits(rows.cpu().numpy(), columns.cpu().numpy(), found.cpu().numpy())
+
+
+class _Best:
+    """The best partners of every row so far: at most `top` each after a tidying, twice as many in between."""
+
+    def __init__(self, count: int, top: int) -> None:
+        self.top = top
+        self.most = 2 * top * max(count, 1)
+        self.held = 0
+        self.parts: list[tuple[Ids, Ids, Scores]] = []
+
+    def add(self, hits: Hits, row: int, column: int) -> None:
+        """The hits of the tile whose first row and column these are."""
+        rows, columns = hits.rows + row, hits.columns + column
+        once = rows < columns  # a tile on the diagonal has every pair twice, and every row with itself
+        rows, columns, scores = rows[once], columns[once], hits.scores[once]
+        self.parts.append((np.concatenate([rows, columns]), np.concatenate([columns, rows]), np.tile(scores, 2)))
+        self.held += 2 * len(rows)
+        if self.held > self.most:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        rows, partners, scores = (np.concatenate(column) for column in zip(*self.parts, strict=True))
+        order = np.lexsort((partners, -scores, rows))
+        rows, partners, scores = rows[order], partners[order], scores[order]
+        first = np.searchsorted(rows, rows)  # where the run of each row begins
+        kept = np.arange(len(rows)) - first < self.top
+        self.parts = [(rows[kept], partners[kept], scores[kept])]
+        self.held = int(kept.sum())
+
+    def pairs(self) -> tuple[Ids, Ids]:
+        """What is left, each pair once, ordered."""
+        if not self.parts:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        self._tidy()
+        rows, partners, _ = self.parts[0]
+        both = np.unique(np.stack([np.minimum(rows, partners), np.maximum(rows, partners)]), axis=1)
+        return both[0], both[1]
+
+
+def _best_of_rows(scores: Scores, top: int) -> npt.NDArray[np.bool_]:
+    """Marks the `top` largest of each row."""
+    marks = np.zeros(scores.shape, np.bool_)
+    top = min(top, scores.shape[1])
+    np.put_along_axis(marks, np.argpartition(scores, -top, axis=1)[:, -top:], True, axis=1)
+    return marks
+
+
+def similarity(rows: Half, others: Half, left: Ids, right: Ids) -> Scores:
+    """Cosine similarity of rows[left] and others[right], (M,)."""
+    return np.concatenate([np.empty(0, np.float32), *_scores(rows, others, left, right)])
+
+
+def _exact(rows: Half, others: Half, left: Ids, right: Ids, threshold: float) -> Pairs:
+    """The pairs with scores that do not depend on how the tiles fell."""
+    scores = similarity(rows, others, left, right)
+    above = scores >= threshold
+    return Pairs(left[above], right[above], scores[above])
+
+
+def _scores(rows: Half, others: Half, left: Ids, right: Ids) -> Iterator[Scores]:
+    for start in range(0, len(left), STEP):
+        part = slice(start, start + STEP)
+        a, b = rows[left[part]].astype(np.float32), others[right[part]].astype(np.float32)
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        yield np.clip(np.einsum("nd,nd->n", a, b) / lengths, -1.0, 1.0)

@@ -1,0 +1,362 @@
+"""duplicates: groups of images that show the same picture, each with one to keep, and why.
+
+Candidates come from the vectors and from looks, the decision from the signatures that build has stored; no picture is
+read again, but for the undecided ones with `thorough`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import CatalogError, InvalidArgument, WrongModel
+from ..neighbours.groups import leader_groups
+from ..records import (
+    TIERS,
+    Action,
+    DuplicateGroup,
+    DuplicateImage,
+    DuplicatesReport,
+    ImageRecord,
+    Progress,
+    Tier,
+)
+from ..store.store import Store, StoredModel
+from .calibration import Thresholds, thresholds
+from .candidates import Candidates, Nodes, candidates
+from .judging import Judge, Judged
+from .keeping import DEFAULT, Keeping
+from .plans import Plan, PlannedGroup, PlannedImage
+
+# what may be removed without a person looking at it
+SURE: tuple[Tier, ...] = ("exact", "pixels", "copy")
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateOptions:
+    """What to look for. threshold None: what calibrate has found, or a cautious default. keep: see keeping.py."""
+
+    threshold: float | None = None
+    tier: Tier = "copy"
+    keep: str = DEFAULT
+    mirrors: bool = False
+    thorough: bool = False
+
+    def check(self) -> None:
+        """Raises InvalidArgument for values that cannot be meant."""
+        if self.threshold is not None and not -1.0 <= self.threshold <= 1.0:
+            raise InvalidArgument(f"A threshold of {self.threshold} is no cosine similarity. Give -1 to 1, or auto.")
+        if self.tier not in TIERS:
+            raise InvalidArgument(f"There is no tier '{self.tier}'. Choose from {', '.join(TIERS)}.")
+
+
+class Node(NamedTuple):
+    """A picture: the content that stands for it, in this catalog (side 0) or the other (side 1)."""
+
+    side: int
+    content: int
+
+
+class Link(NamedTuple):
+    """Why one node is linked to another."""
+
+    tier: Tier
+    why: str
+
+
+def duplicates(
+    store: Store,
+    folder: Path,
+    options: DuplicateOptions,
+    progress: Callable[[Progress], None],
+    against: tuple[Store, Path] | None = None,
+) -> DuplicatesReport:
+    """Groups of duplicates in a catalog; or, against another one, of what is in both: that one's images are kept.
+
+    Raises InvalidArgument, CatalogError for a catalog without vectors, WrongModel where the two cannot be compared.
+    """
+    options.check()
+    started = time.monotonic()
+    keeping = Keeping.parse(options.keep)
+    with store.snapshot():
+        model = _model(store)
+        if against is None:
+            return _Search(store, model, options, keeping, progress).run(folder, started)
+        other, other_folder = against
+        with other.snapshot():
+            theirs = _model(other)
+            if theirs.id != model.id:
+                raise WrongModel(
+                    f"The catalog in {other_folder} has vectors of {theirs.id.key}, this one of {model.id.key}; they "
+                    "cannot be compared. Build both with the same model."
+                )
+            return _Search(store, model, options, keeping, progress, (other, theirs)).run(
+                folder, started, str(other_folder)
+            )
+
+
+def keep_all(store: Store, report: DuplicatesReport, ids: Sequence[str]) -> list[DuplicateGroup]:
+    """Remember that the images of some groups, named by the beginnings of their ids, are no duplicates.
+
+    Raises InvalidArgument for an id that names none or several; nothing is remembered then.
+    """
+    chosen = []
+    for id in ids:
+        found = [group for group in report if id and group.id.startswith(id)]
+        if len(found) != 1:
+            what = "no group" if not found else f"{len(found)} groups"
+            raise InvalidArgument(f"'{id}' names {what}. Give the id that dedup shows, or more of its digits.")
+        chosen += found
+    for group in chosen:
+        store.decide(b"".join(_digests(image.image for image in group.images)), time.time_ns())
+    return chosen
+
+
+def planned(report: DuplicatesReport) -> Plan:
+    """The report as a plan."""
+    return Plan(
+        report.catalog,
+        report.uuid,
+        report.model,
+        report.threshold,
+        tuple(
+            PlannedGroup(
+                group.id, group.tier, group.min_score, tuple(_planned(image) for image in group.images), group.keep.why
+            )
+            for group in report.groups
+        ),
+    )
+
+
+def _planned(found: DuplicateImage) -> PlannedImage:
+    image = found.image
+    size = (image.bytes, image.width, image.height)
+    return PlannedImage(image.path, image.sha256, *size, found.score, found.tier, found.action, found.why)
+
+
+def keep_kept(store: Store, plan: Plan) -> None:
+    """Remember the groups of which a person has decided to keep every image."""
+    for group in plan.groups:
+        if len(group.images) > 1 and all(image.action == "keep" for image in group.images):
+            store.decide(b"".join(sorted(bytes.fromhex(image.sha256) for image in group.images)), time.time_ns())
+
+
+class _Search:
+    """One run: what all its steps share."""
+
+    def __init__(
+        self,
+        store: Store,
+        model: StoredModel,
+        options: DuplicateOptions,
+        keeping: Keeping,
+        progress: Callable[[Progress], None],
+        other: tuple[Store, StoredModel] | None = None,
+    ) -> None:
+        self.sides = [(store, model), *([other] if other else [])]
+        self.options = options
+        self.keeping = keeping
+        self.progress = progress
+        self.across = other is not None
+        self.limits: Thresholds = thresholds(store, model)
+        self.links: dict[tuple[Node, Node], Link] = {}
+        self.records: dict[Node, list[ImageRecord]] = {}
+        self.judge = Judge(mirrors=options.mirrors, thorough=options.thorough)
+
+    def run(self, folder: Path, started: float, against: str | None = None) -> DuplicatesReport:
+        nodes = [Nodes.of(store, model) for store, model in self.sides]
+        found = self._candidates(nodes)
+        self._link(nodes, found)
+        alone = set() if self.across else self._repeated(nodes[0])
+        if self.across:
+            self._link_same(nodes)
+        self._read({node for pair in self.links for node in pair} | alone)
+        groups = [self._group(leader, members) for leader, members in self._grouped(nodes, alone).items()]
+        kept = [group for group, remembered in self._remembered(groups) if not remembered]
+        store, model = self.sides[0]
+        return DuplicatesReport(
+            catalog=str(folder),
+            uuid=store.uuid,
+            model=model.id.key,
+            threshold=self._threshold(),
+            calibrated=self.limits.calibrated,
+            groups=tuple(sorted(kept, key=lambda group: (TIERS.index(group.tier), group.keep.path))),
+            images=store.count("images"),
+            candidates=len(found.left),
+            seconds=time.monotonic() - started,
+            remembered=len(groups) - len(kept),
+            unread=self.judge.unread,
+            against=against,
+        )
+
+    # -- linking ---------------------------------------------------------------------------------------------------
+
+    def _threshold(self) -> float:
+        if self.options.threshold is not None:
+            return self.options.threshold
+        return self.limits.similar if self.options.tier == "similar" else self.limits.copy
+
+    def _wants(self, tier: Tier) -> bool:
+        return TIERS.index(tier) <= TIERS.index(self.options.tier)
+
+    def _candidates(self, nodes: Sequence[Nodes]) -> Candidates:
+        if not self._wants("copy"):
+            return Candidates.none()
+        lowest = self.limits.copy if self.options.threshold is None else self.options.threshold
+        other = nodes[1] if self.across else None
+        return candidates(nodes[0], other, lowest, self.options.threshold is None, self.progress)
+
+    def _link(self, nodes: Sequence[Nodes], found: Candidates) -> None:
+        there = nodes[-1]
+        for done, (i, j, score, judged) in enumerate(self.judge.judge(nodes[0], there, found)):
+            if done % 5000 == 0:
+                self.progress(Progress("compare", done, len(found.left)))
+            link = self._verdict(score, judged)
+            if link is not None:
+                left, right = Node(0, int(nodes[0].contents[i])), Node(int(self.across), int(there.contents[j]))
+                self.links[left, right] = self.links[right, left] = link
+
+    def _verdict(self, score: float, judged: Judged) -> Link | None:
+        if judged.tier is not None:
+            return Link(judged.tier, judged.why) if self._wants(judged.tier) else None
+        least = self.limits.similar if self.options.threshold is None else self.options.threshold
+        if self._wants("similar") and score >= least:
+            return Link("similar", "alike, but not the same picture")
+        return None
+
+    def _link_same(self, nodes: Sequence[Nodes]) -> None:
+        """The pictures that both catalogs hold."""
+        for left, right in _in_both(nodes[0].store.by_pixels(), nodes[1].store.by_pixels()):
+            a, b = Node(0, nodes[0].stands_for(left)), Node(1, nodes[1].stands_for(right))
+            self.links[a, b] = self.links[b, a] = Link("pixels", "")
+
+    def _repeated(self, nodes: Nodes) -> set[Node]:
+        """Pictures that several images show."""
+        several = {nodes.stands_for(content) for content in nodes.store.repeated()} | set(nodes.twins)
+        return {Node(0, content) for content in several}
+
+    # -- grouping --------------------------------------------------------------------------------------------------
+
+    def _read(self, nodes: Iterable[Node]) -> None:
+        """The images of every node, the best to keep first."""
+        for side, (store, _) in enumerate(self.sides):
+            mine = sorted(node.content for node in nodes if node.side == side)
+            twins = {content: same for same in store.same_pixels() for content in same}
+            contents = {content: twins.get(content, (content,)) for content in mine}
+            held = store.images_of(sorted({one for same in contents.values() for one in same}))
+            records = store.images_by_id([image for images in held.values() for image in images])
+            for content, same in contents.items():
+                images = [records[image] for one in same for image in held.get(one, ())]
+                self.records[Node(side, content)] = sorted(images, key=self.keeping.key)
+
+    def _grouped(self, nodes: Sequence[Nodes], alone: set[Node]) -> dict[Node, list[Node]]:
+        order = sorted(self.records, key=lambda node: self.keeping.key(self.records[node][0]))
+        leaders = [node for node in order if node.side == int(self.across)]
+        sure = self._groups(leaders, {pair for pair, link in self.links.items() if link.tier in SURE})
+        taken = {member for members in sure.values() for member in members}
+        weak = {
+            (leader, member)
+            for (leader, member), link in self.links.items()
+            if link.tier not in SURE and leader not in taken and member not in taken and member not in sure
+        }
+        for leader, members in self._groups(leaders, weak).items():
+            sure.setdefault(leader, []).extend(members)
+        taken |= {member for members in sure.values() for member in members}
+        for node in alone - taken:
+            sure.setdefault(node, [])
+        return sure
+
+    def _groups(self, leaders: Sequence[Node], pairs: set[tuple[Node, Node]]) -> dict[Node, list[Node]]:
+        linked: defaultdict[Node, list[Node]] = defaultdict(list)
+        for leader, member in pairs:
+            linked[leader].append(member)
+        return leader_groups(leaders, linked)
+
+    def _group(self, leader: Node, members: Sequence[Node]) -> DuplicateGroup:
+        keeper = self.records[leader][0]
+        whole = [(image, leader) for image in self.records[leader][1:]] if not self.across else []
+        whole += [(image, member) for member in members for image in self.records[member]]
+        scores = self._scores(leader, keeper, whole)
+        others = []
+        for image, node in whole:
+            link = self._link_of(image, node, keeper, leader)
+            action: Action = "remove" if link.tier in SURE else "leave"
+            others.append(DuplicateImage(image, scores[image.sha256], link.tier, action, link.why))
+        others.sort(key=lambda other: (TIERS.index(other.tier), -other.score, other.path))
+        keep = DuplicateImage(keeper, 1.0, "exact", "keep", self.keeping.why(keeper, [image for image, _ in whole]))
+        images = [keeper, *(other.image for other in others)]
+        return DuplicateGroup(hashlib.sha256(b"".join(_digests(images))).hexdigest()[:12], keep, tuple(others))
+
+    def _link_of(self, image: ImageRecord, node: Node, keeper: ImageRecord, leader: Node) -> Link:
+        if image.sha256 == keeper.sha256:
+            return Link("exact", "the same bytes")
+        if node == leader or self.links[leader, node].tier == "pixels":
+            return Link("pixels", f"the same pixels, {_size_of(image)}")
+        link = self.links[leader, node]
+        return Link(link.tier, f"{link.why}, {_size_of(image)}")
+
+    def _scores(self, leader: Node, keeper: ImageRecord, whole: Iterable[tuple[ImageRecord, Node]]) -> dict[str, float]:
+        """Cosine similarity to the keeper, by content."""
+        wanted: defaultdict[int, set[str]] = defaultdict(set)
+        wanted[leader.side].add(keeper.sha256)
+        for image, node in whole:
+            wanted[node.side].add(image.sha256)
+        rows = {}
+        for side, digests in wanted.items():
+            store, model = self.sides[side]
+            for digest in digests:
+                content = store.content_of(bytes.fromhex(digest))
+                assert content is not None
+                rows[digest] = store.vector_of(content, model)
+        first = rows[keeper.sha256]
+        assert first is not None
+        return {digest: min(max(float(row @ first), -1.0), 1.0) for digest, row in rows.items() if row is not None}
+
+    def _remembered(self, groups: Iterable[DuplicateGroup]) -> Iterator[tuple[DuplicateGroup, bool]]:
+        """Whether somebody has said of all members of a group that they are no duplicates."""
+        decided = [Counter(digests[i : i + 32] for i in range(0, len(digests), 32)) for digests in self._decisions()]
+        by_digest: defaultdict[bytes, list[Counter[bytes]]] = defaultdict(list)
+        for decision in decided:
+            for digest in decision:
+                by_digest[digest].append(decision)
+        for group in groups:
+            members = Counter(_digests(image.image for image in group.images))
+            known = by_digest.get(next(iter(members)), ())
+            yield group, any(members <= decision for decision in known)
+
+    def _decisions(self) -> Iterable[bytes]:
+        return self.sides[0][0].decisions()
+
+
+def _model(store: Store) -> StoredModel:
+    model = store.model()
+    if model is None:
+        raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
+    return model
+
+
+def _digests(images: Iterable[ImageRecord]) -> list[bytes]:
+    """What a group consists of, whatever its files are called: the digests, as often as there are images."""
+    return sorted(bytes.fromhex(image.sha256) for image in images)
+
+
+def _size_of(image: ImageRecord) -> str:
+    return f"{image.width} x {image.height} {image.format}"
+
+
+def _in_both(left: Iterator[tuple[bytes, int]], right: Iterator[tuple[bytes, int]]) -> Iterator[tuple[int, int]]:
+    """The values of equal keys from two streams that are ordered by them."""
+    a, b = next(left, None), next(right, None)
+    while a is not None and b is not None:
+        if a[0] < b[0]:
+            a = next(left, None)
+        elif b[0] < a[0]:
+            b = next(right, None)
+        else:
+            yield a[1], b[1]
+            a = next(left, None)
