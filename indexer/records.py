@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 
 class Stamp(NamedTuple):
@@ -126,6 +126,17 @@ class PictureInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells whether two contents show the same picture, without reading them again.
+
+    pixels: SHA-256 of the upright RGB picture. signature: a small grey one, see pictures/signature.py.
+    """
+
+    pixels: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image of the catalog: a file, and what is known of its content."""
 
@@ -138,6 +149,8 @@ class ImageRecord:
     taken: str | None = None
     camera: str | None = None
     labels: tuple[Label, ...] = ()
+    modified_ns: int = 0
+    """The file's modification time when it was read, nanoseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +174,107 @@ class QueryResult:
     query: str
     matches: tuple[Match, ...]
     seconds: float
+
+
+Tier = Literal["exact", "pixels", "copy", "probable", "similar"]
+"""How sure it is that two images are the same picture, from same bytes to alike. TIERS has them in this order."""
+
+TIERS: tuple[Tier, ...] = get_args(Tier)
+
+Action = Literal["keep", "remove", "leave"]
+"""What is to become of an image: 'leave' is for one that is not ours to touch, or that was only pointed out."""
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateImage:
+    """One image of a group. score: cosine similarity to the keeper, tier: why it is in the group, 1 and 'exact' for
+    the keeper itself. why: a few words for a person.
+    """
+
+    image: ImageRecord
+    score: float
+    tier: Tier
+    action: Action
+    why: str
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return self.image.path
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateGroup:
+    """Images that belong together, one of them the keeper; every other is a duplicate of the keeper itself.
+
+    id: twelve hex digits that depend on the contents of the group alone, not on where they are. tier: the least sure
+    of its members'. min_score: the lowest cosine similarity to the keeper.
+    """
+
+    id: str
+    keep: DuplicateImage
+    others: tuple[DuplicateImage, ...]
+
+    @property
+    def images(self) -> tuple[DuplicateImage, ...]:
+        """The keeper, then the others."""
+        return (self.keep, *self.others)
+
+    @property
+    def tier(self) -> Tier:
+        """The least sure tier of the members."""
+        return max((other.tier for other in self.others), key=TIERS.index)
+
+    @property
+    def min_score(self) -> float:
+        """The lowest similarity of a member to the keeper."""
+        return min(other.score for other in self.others)
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicatesReport:
+    """The groups of duplicates of a catalog, and how they were looked for. len() and iteration are of the groups.
+
+    threshold: the lowest cosine similarity of a candidate. calibrated: whether it was measured on this collection.
+    images: how many were looked through. candidates: pairs that were checked. remembered: groups that are left out
+    since somebody has said that they are no duplicates. unread: pictures that --thorough could not read.
+    """
+
+    catalog: str
+    uuid: str
+    model: str
+    threshold: float
+    calibrated: bool
+    groups: tuple[DuplicateGroup, ...]
+    images: int
+    candidates: int
+    seconds: float
+    remembered: int = 0
+    unread: int = 0
+    against: str | None = None
+
+    def __len__(self) -> int:
+        """Groups."""
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[DuplicateGroup]:
+        """Groups, the surest first."""
+        return iter(self.groups)
+
+    @property
+    def removable(self) -> tuple[DuplicateImage, ...]:
+        """What a plan of these groups would remove."""
+        return tuple(image for group in self.groups for image in group.others if image.action == "remove")
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What apply did, or would do, with one image. why: the reason where it was not done, else a remark or ''."""
+
+    path: str
+    action: str
+    done: bool
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
