@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..errors import PictureError
 from ..records import FoundFile, Source, Stamp, Unlisted
 
 MAX_FILE_BYTES = 1 << 30
@@ -169,6 +170,27 @@ def read(source: Source) -> Content | Refused:
     if not (before == after == source.stamp) or len(data) != before.size:
         return Refused(source._replace(stamp=UNSETTLED), "changed while it was read")
     return Content(source, hashlib.sha256(data).digest(), data, kind)
+
+
+def digest(path: bytes) -> tuple[str, os.stat_result]:
+    """SHA-256 (hex) of any regular file, in bounded memory, and the status that belongs to it.
+
+    Raises PictureError with the reason why it cannot be had.
+    """
+    try:
+        if stat.S_ISLNK(os.lstat(path).st_mode):
+            raise PictureError("it is a symbolic link")
+        with _open(path) as file:
+            before = os.fstat(file.fileno())
+            sha256 = hashlib.sha256()
+            while block := file.read(1 << 20):
+                sha256.update(block)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise PictureError(why(error)) from error
+    if stamp_of(before) != stamp_of(after):
+        raise PictureError("it changed while it was read")
+    return sha256.hexdigest(), after
 
 
 def identify(head: bytes, path: bytes = b"") -> tuple[str | None, str | None]:

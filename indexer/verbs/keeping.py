@@ -1,0 +1,168 @@
+"""Which of several duplicates to keep: rules in an order, the first that tells two pictures apart decides."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ..errors import InvalidArgument
+from ..records import ImageRecord
+
+# The largest; of those what a camera wrote, not what a messenger or an editor stripped; then what lost least.
+# The rest decides between files of the same bytes: no 'IMG (1).jpg', and the one that was there first.
+DEFAULT = "resolution,exif,format,bytes,name,oldest,shortest-path"
+
+# Lossless first. HEIC before JPEG: cameras write both, and only the JPEG is ever made from the other.
+# AVIF, WebP and GIF are what web sites and messengers make of a photograph.
+_FORMATS = ("TIFF", "PNG", "BMP", "PPM", "HEIF", "HEIC", "MPO", "JPEG", "AVIF", "WEBP", "GIF")
+_LOSSLESS = 4
+# how programs and people name a copy: 'x (1)', 'x - Copy', 'x copy 2', 'Copy of x', 'x~2', 'x_edited', 'x - Kopie'
+_COPY_NAME = re.compile(
+    r"\(\d+\)$|~\d+$|[ _-](copy|kopie|copie|copia)( ?\(?\d+\)?)?$|^(copy of|kopie von|copie de|copia de) |[ _-]edited$",
+    re.IGNORECASE,
+)
+# properties that are named besides the one that decided
+_FURTHER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One way to prefer. rank: lower is better. says: what speaks for a picture, in a person's words."""
+
+    name: str
+    rank: Callable[[ImageRecord], Any]
+    says: Callable[[ImageRecord], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Rules in the order in which they are asked."""
+
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def parse(cls, text: str = DEFAULT) -> Keeping:
+        """From names separated by commas: those of RULES, and path:GLOB.
+
+        A GLOB is matched against the whole path; its * also stands for slashes.
+        Raises InvalidArgument for a name that is unknown or comes twice.
+        """
+        names = [part if part.lstrip().startswith("path:") else part.strip() for part in text.split(",")]
+        rules = tuple(_rule(name.lstrip()) for name in names)
+        for i, rule in enumerate(rules):
+            if rule.name in {earlier.name for earlier in rules[:i]}:
+                raise InvalidArgument(f"The rule {rule.name} comes twice. Name each once, the most important first.")
+        return cls(rules)
+
+    def key(self, image: ImageRecord) -> tuple[Any, ...]:
+        """Sorts the best first. The path comes last, so that the order never depends on how images were given."""
+        return (*(rule.rank(image) for rule in self.rules), image.path)
+
+    def why(self, keep: ImageRecord, others: Sequence[ImageRecord]) -> str:
+        """What speaks for a picture against the best of the others: what decided, then a little more.
+
+        Says so where no rule speaks for it: then its path came first, or a person has chosen.
+        """
+        rivals = [image for image in others if image.path != keep.path]
+        if not rivals:
+            return "the only one"
+        best = min(rivals, key=self.key)
+        ranks = [(rule, rule.rank(keep), rule.rank(best)) for rule in self.rules]
+        better = [rule.says(keep) for rule, own, other in ranks if own < other]
+        if better:
+            return ", ".join(better[: 1 + _FURTHER])
+        return "first by path" if self.key(keep) < self.key(best) else "chosen against the rules"
+
+
+def _rule(name: str) -> Rule:
+    if name.startswith("path:") and len(name) > len("path:"):
+        glob = name.removeprefix("path:")
+        return Rule(name, lambda image: not fnmatchcase(image.path, glob), lambda _: f"its path matches {glob}")
+    if name not in RULES:
+        known = ", ".join([*RULES, "path:GLOB"])
+        raise InvalidArgument(f"There is no rule {name!r} for what to keep. Known: {known}.")
+    return RULES[name]
+
+
+def _exif(image: ImageRecord) -> int:
+    """0 for a file that says both when and with what it was taken."""
+    return (image.taken is None) + (image.camera is None)
+
+
+def _says_exif(image: ImageRecord) -> str:
+    if image.camera and image.taken:
+        return "original camera EXIF"
+    return "EXIF names the camera" if image.camera else "EXIF says when it was taken"
+
+
+def _format(image: ImageRecord) -> int:
+    if image.format not in _FORMATS:
+        return len(_FORMATS)
+    return max(_FORMATS.index(image.format), _LOSSLESS - 1)
+
+
+def _says_format(image: ImageRecord) -> str:
+    return f"lossless {image.format}" if image.format in _FORMATS[:_LOSSLESS] else image.format
+
+
+def _named_as_copy(image: ImageRecord) -> bool:
+    return bool(_COPY_NAME.search(os.path.splitext(os.path.basename(image.path))[0]))
+
+
+def _modified(image: ImageRecord) -> float | None:
+    try:
+        return os.lstat(os.fsencode(image.path)).st_mtime
+    except OSError:
+        return None
+
+
+def _moment(image: ImageRecord) -> tuple[str, float] | None:
+    """When a picture was taken, else when its file was modified; the file also orders those taken in one second.
+
+    None for a file that has neither, since it has gone. An order of pairs ('EXIF if both have it') would not be one:
+    it runs in circles.
+    """
+    modified = _modified(image)
+    if image.taken is None and modified is None:
+        return None
+    stamp = modified or 0.0
+    return image.taken or datetime.fromtimestamp(stamp, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"), stamp
+
+
+def _oldest(image: ImageRecord) -> tuple[bool, str, float]:
+    moment = _moment(image)
+    return (False, *moment) if moment else (True, "", 0.0)
+
+
+def _newest(image: ImageRecord) -> tuple[bool, tuple[int, ...], float]:
+    moment = _moment(image)
+    return (False, tuple(-ord(c) for c in moment[0]), -moment[1]) if moment else (True, (), 0.0)
+
+
+def _says_moment(word: str) -> Callable[[ImageRecord], str]:
+    def says(image: ImageRecord) -> str:
+        moment = _moment(image)
+        return f"{word}, {moment[0][:10]}" if moment else word
+
+    return says
+
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        Rule("resolution", lambda i: -i.width * i.height, lambda i: f"{i.width}x{i.height}"),
+        Rule("exif", _exif, _says_exif),
+        Rule("format", _format, _says_format),
+        Rule("bytes", lambda i: -i.bytes, lambda i: f"{i.bytes:,} bytes"),
+        Rule("name", _named_as_copy, lambda _: "not named as a copy"),
+        Rule("oldest", _oldest, _says_moment("oldest")),
+        Rule("newest", _newest, _says_moment("newest")),
+        Rule("shortest-path", lambda i: len(i.path), lambda _: "shortest path"),
+    )
+}
+"""The rules by name, without path:GLOB."""
