@@ -68,7 +68,7 @@ def copy_with_edits(path: Path, out: Path) -> None:
     original = read(path)
     for name, edit in EDITS.items():
         copy = edit(original)
-        quality = "keep" if copy.format == "JPEG" else 90  # an edit that is a JPEG already has chosen its own
+        quality = "keep" if copy.format == "JPEG" else 80  # an edit that is a JPEG already has chosen its own
         copy.save(out / f"{path.stem}{MARK}{name}.jpg", quality=quality)
 
 

@@ -207,10 +207,10 @@ def duplicates(report: DuplicatesReport, plan: Path | None) -> Iterator[str]:
         for tier in TIERS
         if any(o.tier == tier for o in others)
     )
-    where = f" that are in {printable(report.against)} too" if report.against else ""
     if report.against:
         share = len(others) / report.images if report.images else 0
-        yield f"{len(others):,} of {plural(report.images, 'picture')} ({share:.2%}){where}: {counts or 'none'}"
+        found = f"{len(others):,} of {plural(report.images, 'picture')} ({share:.2%})"
+        yield f"{found} are in {printable(report.against)} too: {counts or 'none'}"
     else:
         yield (
             f"{plural(len(report), 'group')} among {plural(report.images, 'picture')}; beside those to keep: "

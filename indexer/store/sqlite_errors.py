@@ -15,9 +15,10 @@ def translated(path: Path) -> Iterator[None]:
     """Within, an error of SQLite becomes a CatalogError that names a database and the way out."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "malformed" in text or "not a database" in text:
+    # a damaged schema gets into SQLite's message, and what is no Unicode there makes Python's own error of it
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        text = "text that is no Unicode" if isinstance(error, UnicodeDecodeError) else str(error)
+        if any(word in text for word in ("malformed", "not a database", "no Unicode", "Could not decode")):
             raise CatalogDamaged(
                 f"{path} is damaged ({text}). Restore a copy, or build a new catalog in another folder."
             ) from error

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -642,9 +642,11 @@ class Store:
         )
         return [tuple(number for _, number in same) for _, same in groupby(rows, key=lambda row: row[0])]
 
-    def by_pixels(self) -> Iterator[tuple[bytes, int]]:
-        """What every content shows, and the content, ordered."""
-        return self._rows("SELECT pixels, content_id FROM fingerprints ORDER BY pixels, content_id")
+    def contents_by(self, key: Literal["pixels", "sha256"]) -> Iterator[tuple[bytes, int]]:
+        """What every content shows, or its digest, and the content, ordered."""
+        if key == "pixels":
+            return self._rows("SELECT pixels, content_id FROM fingerprints ORDER BY pixels, content_id")
+        return self._rows("SELECT sha256, id FROM contents ORDER BY sha256")
 
     def signatures(self) -> Iterator[tuple[list[int], npt.NDArray[np.uint8]]]:
         """Contents by digest and their signatures as they are stored, (N, bytes), in blocks."""

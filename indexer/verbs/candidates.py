@@ -5,7 +5,7 @@ A node is one picture as it is seen: all contents of a catalog that decode to th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -42,9 +42,9 @@ class Nodes:
     twins: dict[int, tuple[int, ...]]
 
     @classmethod
-    def of(cls, store: Store, model: StoredModel) -> Nodes:
-        """Reads every vector; memory is that of the vectors."""
-        twins = {same[0]: same for same in store.same_pixels()}
+    def of(cls, store: Store, model: StoredModel, *, by_pixels: bool = True) -> Nodes:
+        """Reads every vector; memory is that of the vectors. by_pixels: otherwise every content is a node."""
+        twins = {same[0]: same for same in store.same_pixels()} if by_pixels else {}
         others = {content for same in twins.values() for content in same[1:]}
         contents, rows = store.half_vectors(model)
         stands = np.fromiter((content not in others for content in contents), np.bool_, len(contents))
@@ -52,6 +52,21 @@ class Nodes:
         return (
             cls(store, model, ids, rows, twins) if stands.all() else cls(store, model, ids[stands], rows[stands], twins)
         )
+
+    def subset(self, contents: Sequence[int]) -> Nodes:
+        """Some of the nodes."""
+        places = [self._place[content] for content in contents]
+        return Nodes(self.store, self.model, self.contents[places], self.rows[places], {})
+
+    def pairs_with(self, content: int, others: Sequence[int]) -> Candidates:
+        """One node and each of some others."""
+        right = np.array([self._place[other] for other in others], np.int64)
+        left = np.full(len(right), self._place[content], np.int64)
+        return Candidates(left, right, similarity(self.rows, self.rows, left, right))
+
+    @cached_property
+    def _place(self) -> dict[int, int]:
+        return {int(content): i for i, content in enumerate(self.contents)}
 
     def stands_for(self, content: int) -> int:
         """The content that stands for another one's picture."""
@@ -72,11 +87,10 @@ class Nodes:
 
     def looks(self) -> Half:
         """A row for every node, (N, 256)."""
-        place = {int(content): i for i, content in enumerate(self.contents)}
         rows = np.zeros((len(self.contents), DIM), np.float16)
         for contents, signatures in self.store.signatures():
-            here = [i for i, content in enumerate(contents) if content in place]
-            rows[[place[contents[i]] for i in here]] = looks(signatures[here])
+            here = [i for i, content in enumerate(contents) if content in self._place]
+            rows[[self._place[contents[i]] for i in here]] = looks(signatures[here])
         return rows
 
 

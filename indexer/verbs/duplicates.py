@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..errors import CatalogError, InvalidArgument, WrongModel
 from ..neighbours.groups import leader_groups
@@ -28,7 +28,7 @@ from ..records import (
 )
 from ..store.store import Store, StoredModel
 from .calibration import Thresholds, thresholds
-from .candidates import Candidates, Nodes, candidates
+from .candidates import TOP, Candidates, Nodes, candidates
 from .judging import Judge, Judged
 from .keeping import DEFAULT, Keeping
 from .plans import Plan, PlannedGroup, PlannedImage
@@ -89,6 +89,10 @@ def duplicates(
             return _Search(store, model, options, keeping, progress).run(folder, started)
         other, other_folder = against
         with other.snapshot():
+            if other.uuid == store.uuid:
+                raise InvalidArgument(
+                    f"{other_folder} is this catalog itself. Give --against another, or leave it out."
+                )
             theirs = _model(other)
             if theirs.id != model.id:
                 raise WrongModel(
@@ -164,19 +168,19 @@ class _Search:
         self.progress = progress
         self.across = other is not None
         self.limits: Thresholds = thresholds(store, model)
+        self.nodes = [Nodes.of(*side, by_pixels=self._wants("pixels")) for side in self.sides]
         self.links: dict[tuple[Node, Node], Link] = {}
         self.records: dict[Node, list[ImageRecord]] = {}
         self.judge = Judge(mirrors=options.mirrors, thorough=options.thorough)
 
     def run(self, folder: Path, started: float, against: str | None = None) -> DuplicatesReport:
-        nodes = [Nodes.of(store, model) for store, model in self.sides]
-        found = self._candidates(nodes)
-        self._link(nodes, found)
-        alone = set() if self.across else self._repeated(nodes[0])
+        found = self._candidates(self.nodes)
+        self._link(self.nodes, found)
         if self.across:
-            self._link_same(nodes)
+            self._link_same()
+        alone = set() if self.across else self._repeated()
         self._read({node for pair in self.links for node in pair} | alone)
-        groups = [self._group(leader, members) for leader, members in self._grouped(nodes, alone).items()]
+        groups = [self._group(leader, members) for leader, members in self._grouped(alone).items()]
         kept = [group for group, remembered in self._remembered(groups) if not remembered]
         store, model = self.sides[0]
         return DuplicatesReport(
@@ -229,14 +233,17 @@ class _Search:
             return Link("similar", "alike, but not the same picture")
         return None
 
-    def _link_same(self, nodes: Sequence[Nodes]) -> None:
+    def _link_same(self) -> None:
         """The pictures that both catalogs hold."""
-        for left, right in _in_both(nodes[0].store.by_pixels(), nodes[1].store.by_pixels()):
-            a, b = Node(0, nodes[0].stands_for(left)), Node(1, nodes[1].stands_for(right))
+        ours, theirs = self.nodes
+        key: Literal["pixels", "sha256"] = "pixels" if self._wants("pixels") else "sha256"
+        for left, right in _in_both(ours.store.contents_by(key), theirs.store.contents_by(key)):
+            a, b = Node(0, ours.stands_for(left)), Node(1, theirs.stands_for(right))
             self.links[a, b] = self.links[b, a] = Link("pixels", "")
 
-    def _repeated(self, nodes: Nodes) -> set[Node]:
+    def _repeated(self) -> set[Node]:
         """Pictures that several images show."""
+        nodes = self.nodes[0]
         several = {nodes.stands_for(content) for content in nodes.store.repeated()} | set(nodes.twins)
         return {Node(0, content) for content in several}
 
@@ -244,20 +251,23 @@ class _Search:
 
     def _read(self, nodes: Iterable[Node]) -> None:
         """The images of every node, the best to keep first."""
-        for side, (store, _) in enumerate(self.sides):
+        for side, all_nodes in enumerate(self.nodes):
+            store = all_nodes.store
             mine = sorted(node.content for node in nodes if node.side == side)
-            twins = {content: same for same in store.same_pixels() for content in same}
-            contents = {content: twins.get(content, (content,)) for content in mine}
+            contents = {content: all_nodes.twins.get(content, (content,)) for content in mine}
             held = store.images_of(sorted({one for same in contents.values() for one in same}))
             records = store.images_by_id([image for images in held.values() for image in images])
             for content, same in contents.items():
                 images = [records[image] for one in same for image in held.get(one, ())]
                 self.records[Node(side, content)] = sorted(images, key=self.keeping.key)
 
-    def _grouped(self, nodes: Sequence[Nodes], alone: set[Node]) -> dict[Node, list[Node]]:
+    def _grouped(self, alone: set[Node]) -> dict[Node, list[Node]]:
         order = sorted(self.records, key=lambda node: self.keeping.key(self.records[node][0]))
         leaders = [node for node in order if node.side == int(self.across)]
-        sure = self._groups(leaders, {pair for pair, link in self.links.items() if link.tier in SURE})
+        if self.across:
+            sure = self._surest(leaders)
+        else:
+            sure = self._joined(self._groups(leaders, self._sure_links()), leaders)
         taken = {member for members in sure.values() for member in members}
         weak = {
             (leader, member)
@@ -271,11 +281,52 @@ class _Search:
             sure.setdefault(node, [])
         return sure
 
+    def _surest(self, leaders: Sequence[Node]) -> dict[Node, list[Node]]:
+        """Every picture with one that is the same there, before it goes with one that it is a copy of."""
+        same = {pair for pair, link in self.links.items() if link.tier == "pixels"}
+        groups = self._groups(leaders, same)
+        taken = {member for members in groups.values() for member in members}
+        rest = {(leader, member) for leader, member in self._sure_links() if member not in taken}
+        for leader, members in self._groups(leaders, rest).items():
+            groups.setdefault(leader, []).extend(members)
+        return groups
+
+    def _sure_links(self) -> set[tuple[Node, Node]]:
+        return {pair for pair, link in self.links.items() if link.tier in SURE}
+
+    def _joined(self, groups: dict[Node, list[Node]], order: Sequence[Node]) -> dict[Node, list[Node]]:
+        """Large groups of one picture made one: a picture nominates TOP partners only, so that there may be several.
+
+        Every member that changes its group is compared with its new keeper itself.
+        """
+        nodes = self.nodes[0]
+        while True:
+            large = [leader for leader, members in groups.items() if len(members) >= TOP // 2]
+            some = nodes.subset([leader.content for leader in large])
+            self._link([some], self._candidates([some]))
+            found = set(large)
+            absorbed = self._groups(large, {pair for pair in self._sure_links() if found.issuperset(pair)})
+            if not absorbed:
+                return groups
+            rest: set[Node] = set()
+            for leader, others in absorbed.items():
+                moving = [node for old in others for node in (old, *groups.pop(old))]
+                self._link([nodes], nodes.pairs_with(leader.content, [node.content for node in moving]))
+                stay = [node for node in moving if self._is_sure(leader, node)]
+                groups[leader] += stay
+                rest |= set(moving) - set(stay)
+            alike = {pair for pair in self._sure_links() if rest.issuperset(pair)}
+            groups.update(self._groups([node for node in order if node in rest], alike))
+
+    def _is_sure(self, leader: Node, node: Node) -> bool:
+        link = self.links.get((leader, node))
+        return link is not None and link.tier in SURE
+
     def _groups(self, leaders: Sequence[Node], pairs: set[tuple[Node, Node]]) -> dict[Node, list[Node]]:
         linked: defaultdict[Node, list[Node]] = defaultdict(list)
         for leader, member in pairs:
             linked[leader].append(member)
-        return leader_groups(leaders, linked)
+        return leader_groups(leaders, {leader: sorted(members) for leader, members in linked.items()})
 
     def _group(self, leader: Node, members: Sequence[Node]) -> DuplicateGroup:
         keeper = self.records[leader][0]
@@ -284,7 +335,7 @@ class _Search:
         scores = self._scores(leader, keeper, whole)
         others = []
         for image, node in whole:
-            link = self._link_of(image, node, keeper, leader)
+            link = self._link_of(image, node, leader)
             action: Action = "remove" if link.tier in SURE else "leave"
             others.append(DuplicateImage(image, scores[image.sha256], link.tier, action, link.why))
         others.sort(key=lambda other: (TIERS.index(other.tier), -other.score, other.path))
@@ -292,9 +343,12 @@ class _Search:
         images = [keeper, *(other.image for other in others)]
         return DuplicateGroup(hashlib.sha256(b"".join(_digests(images))).hexdigest()[:12], keep, tuple(others))
 
-    def _link_of(self, image: ImageRecord, node: Node, keeper: ImageRecord, leader: Node) -> Link:
+    def _link_of(self, image: ImageRecord, node: Node, leader: Node) -> Link:
+        keeper, *more = self.records[leader]
         if image.sha256 == keeper.sha256:
             return Link("exact", "the same bytes")
+        if self.across and any(image.sha256 == other.sha256 for other in more):
+            return Link("exact", "the same bytes as another of its images there")
         if node == leader or self.links[leader, node].tier == "pixels":
             return Link("pixels", f"the same pixels, {_size_of(image)}")
         link = self.links[leader, node]
@@ -319,7 +373,9 @@ class _Search:
 
     def _remembered(self, groups: Iterable[DuplicateGroup]) -> Iterator[tuple[DuplicateGroup, bool]]:
         """Whether somebody has said of all members of a group that they are no duplicates."""
-        decided = [Counter(digests[i : i + 32] for i in range(0, len(digests), 32)) for digests in self._decisions()]
+        decided = [
+            Counter(digests[i : i + 32] for i in range(0, len(digests), 32)) for digests in self.sides[0][0].decisions()
+        ]
         by_digest: defaultdict[bytes, list[Counter[bytes]]] = defaultdict(list)
         for decision in decided:
             for digest in decision:
@@ -328,9 +384,6 @@ class _Search:
             members = Counter(_digests(image.image for image in group.images))
             known = by_digest.get(next(iter(members)), ())
             yield group, any(members <= decision for decision in known)
-
-    def _decisions(self) -> Iterable[bytes]:
-        return self.sides[0][0].decisions()
 
 
 def _model(store: Store) -> StoredModel:

@@ -113,6 +113,7 @@ STORED = {
     "images": ("root_id", "path", "content_id", "size", "mtime_ns", "ctime_ns", "checksum"),
     "vectors": ("content_id", "vector", "labels_checksum"),
     "labels": ("class", "probability"),
+    "fingerprints": ("pixels", "signature", "checksum"),
     "models": ("name", "weights", "preprocess", "dim"),
 }
 

@@ -1,0 +1,332 @@
+"""Groups of duplicates: every tier with its reason, no chaining, in any order of files; and what is remembered."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from indexer import Catalog, CatalogError, DuplicateGroup, InvalidArgument, WrongModel
+from indexer.pictures.edits import EDITS
+from indexer.verbs import candidates
+from indexer.verbs.plans import read_plan
+
+from ..conftest import PHOTOS
+from ..fakes import FakeEmbedder
+
+NAMES = ("bee", "bridge", "cat", "coffee", "dahlia", "rocket")
+SLIGHT = ("resized 50 %", "JPEG q30", "brighter", "blurred")
+
+
+def photo(name: str, side: int = 256) -> Image.Image:
+    with Image.open(PHOTOS / f"{name}.jpg") as image:
+        return ImageOps.contain(image.convert("RGB"), (side, side))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six different photographs."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in NAMES:
+        photo(name).save(folder / f"{name}.png")
+    return folder
+
+
+def built(folder: Path, *roots: Path, weights: str = "0" * 64) -> Catalog:
+    catalog = Catalog.create(folder, loader=lambda _: FakeEmbedder(weights))
+    catalog.build(list(roots))
+    return catalog
+
+
+def names(group: DuplicateGroup) -> dict[str, str]:
+    """Name of each image -> its tier."""
+    return {Path(image.path).name: image.tier for image in group.images}
+
+
+def test_different_pictures_are_no_duplicates(tmp_path: Path, photos: Path) -> None:
+    with built(tmp_path / "c", photos) as catalog:
+        report = catalog.duplicates(tier="copy")
+        assert (len(report), report.images) == (0, 6)
+        assert report.removable == ()
+
+
+def test_the_same_bytes(tmp_path: Path, photos: Path) -> None:
+    shutil.copy(photos / "cat.png", photos / "cat (1).png")
+    with built(tmp_path / "c", photos) as catalog:
+        (group,) = catalog.duplicates(tier="exact")
+    assert (group.tier, group.min_score) == ("exact", pytest.approx(1, abs=1e-6))
+    assert Path(group.keep.path).name == "cat.png"
+    (other,) = group.others
+    assert (other.action, other.why) == ("remove", "the same bytes")
+
+
+def test_the_same_pixels_in_another_file(tmp_path: Path, photos: Path) -> None:
+    photo("cat").save(photos / "cat.bmp")
+    photo("cat").save(photos / "cat.tiff")
+    with built(tmp_path / "c", photos) as catalog:
+        assert len(catalog.duplicates(tier="exact")) == 0
+        (group,) = catalog.duplicates(tier="pixels")
+    assert set(names(group)) == {"cat.png", "cat.bmp", "cat.tiff"}
+    assert {image.tier for image in group.others} == {"pixels"}
+    assert group.min_score == pytest.approx(1, abs=1e-6)
+
+
+def test_a_turned_picture_is_the_same_as_exif_says(tmp_path: Path, photos: Path) -> None:
+    """The pixels lie on their side, and EXIF sets them upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo("bridge").rotate(90, expand=True).save(photos / "turned.png", exif=exif)
+    with built(tmp_path / "c", photos) as catalog:
+        (group,) = catalog.duplicates(tier="pixels")
+    assert set(names(group)) == {"bridge.png", "turned.png"}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_copy(tmp_path: Path, photos: Path, edit: str) -> None:
+    EDITS[edit](photo("bridge")).convert("RGB").save(photos / "edited.jpg", quality=85)
+    with built(tmp_path / "c", photos) as catalog:
+        assert len(catalog.duplicates(tier="pixels")) == 0
+        (group,) = catalog.duplicates()
+    assert set(names(group)) == {"bridge.png", "edited.jpg"}
+    assert group.tier == "copy"
+    (other,) = group.others
+    assert other.action == "remove"
+    assert other.why.startswith("the same picture")
+    assert other.score == group.min_score < 1
+
+
+def test_scores_are_those_of_a_query(tmp_path: Path, photos: Path) -> None:
+    photo("cat", 128).save(photos / "small.jpg", quality=60)
+    with built(tmp_path / "c", photos) as catalog:
+        (group,) = catalog.duplicates()
+        found = {match.path: match.score for match in catalog.query(group.keep.path)}
+    assert group.others[0].score == pytest.approx(found[group.others[0].path], abs=1e-6)
+
+
+def test_what_is_only_alike_is_pointed_out_and_left(tmp_path: Path, photos: Path) -> None:
+    """A vector alone is no reason to remove anything, however alike it is."""
+
+    class Colour(FakeEmbedder):
+        """Every picture is much like every other one."""
+
+        def forward(self, batch: object) -> object:  # type: ignore[override]
+            embedded = super().forward(batch)  # type: ignore[arg-type]
+            rows = embedded.vectors + 3
+            return replace(embedded, vectors=rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+    with Catalog.create(tmp_path / "c", loader=lambda _: Colour()) as catalog:  # type: ignore[arg-type, return-value]
+        catalog.build([photos])
+        assert len(catalog.duplicates()) == 0
+        (group,) = catalog.duplicates(tier="similar")
+    assert group.tier == "similar"
+    assert {image.action for image in group.others} == {"leave"}
+    assert group.min_score >= 0.9
+
+
+def test_every_member_is_a_copy_of_the_keeper_itself(tmp_path: Path, photos: Path) -> None:
+    """A panorama is cut into stretches of which only the neighbours overlap enough."""
+    wide = photo("bridge", 512)
+    step = wide.width // 10
+    for i in range(6):
+        wide.crop((i * step, 0, i * step + wide.width // 2, wide.height)).save(photos / f"stretch{i}.png")
+    with built(tmp_path / "c", photos) as catalog:
+        report = catalog.duplicates()
+        for group in report:
+            paths = {image.path for image in group.images}
+            assert len(paths) == len(group.images)
+            for other in group.others:
+                alone = [group.keep.path, other.path]
+                with built(tmp_path / Path(other.path).stem, *map(Path, alone)) as two:
+                    assert len(two.duplicates()) == 1
+        assert sum(len(group.images) for group in report) == len({i.path for g in report for i in g.images})
+
+
+def summary(catalog: Catalog) -> list[tuple[str, str, list[str]]]:
+    return [
+        (group.id, Path(group.keep.path).name, sorted(Path(other.path).name for other in group.others))
+        for group in sorted(catalog.duplicates(), key=lambda group: group.id)
+    ]
+
+
+def test_the_order_of_files_does_not_matter(tmp_path: Path, photos: Path) -> None:
+    for name in NAMES[:3]:
+        for edit in SLIGHT:
+            EDITS[edit](photo(name)).convert("RGB").save(photos / f"{name} {edit.replace(' ', '')}.png")
+    files = sorted(photos.iterdir())
+    found = []
+    for seed in range(3):
+        random.Random(seed).shuffle(files)
+        catalog = Catalog.create(tmp_path / str(seed), loader=lambda _: FakeEmbedder())
+        for file in files:
+            catalog.build([file])
+        found.append(summary(catalog))
+        catalog.close()
+    assert found[0] == found[1] == found[2]
+    assert [len(others) for _, _, others in found[0]] == [4, 4, 4]
+
+
+def test_a_hundred_copies_are_one_group(tmp_path: Path, photos: Path) -> None:
+    """Many more than a picture nominates."""
+    count = 5 * candidates.TOP
+    for i in range(count):
+        photo("dahlia", 180 - i).save(photos / f"copy{i:03}.jpg", quality=95 - i % 60)
+    with built(tmp_path / "c", photos) as catalog:
+        (group,) = catalog.duplicates()
+    assert len(group.images) == count + 1
+    assert Path(group.keep.path).name == "dahlia.png"
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"), [("resolution", "cat.png"), ("path:*small*", "small.jpg"), ("format", "cat.png")]
+)
+def test_rules_say_which_to_keep(tmp_path: Path, photos: Path, rules: str, kept: str) -> None:
+    photo("cat", 128).save(photos / "small.jpg", quality=90)
+    with built(tmp_path / "c", photos) as catalog:
+        (group,) = catalog.duplicates(keep=rules)
+        assert Path(group.keep.path).name == kept
+        assert (group.keep.action, group.keep.score, group.keep.tier) == ("keep", 1.0, "exact")
+        assert group.keep.why
+
+
+# -- two catalogs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def test_set(tmp_path: Path) -> Path:
+    folder = tmp_path / "test set"
+    folder.mkdir()
+    photo("cat", 128).save(folder / "leaked.jpg", quality=70)
+    photo("bee").save(folder / "bee.png")
+    photo("bee").save(folder / "bee.bmp")
+    with Image.open(PHOTOS / "sunset.jpg") as other:
+        other.save(folder / "sunset.jpg")
+    return folder
+
+
+def test_against_another_catalog(tmp_path: Path, photos: Path, test_set: Path) -> None:
+    shutil.copy(photos / "dahlia.png", photos / "dahlia again.png")  # within ours: not what was asked for
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in test_set.iterdir())
+    built(tmp_path / "theirs", test_set).close()
+    with built(tmp_path / "ours", photos) as ours:
+        report = ours.duplicates(against=tmp_path / "theirs")
+        groups = {Path(group.keep.path).name: group for group in report}
+        assert report.against == str(tmp_path / "theirs")
+    assert len(report.removable) == 2
+    leaked, bee = groups.pop("leaked.jpg"), groups.popitem()[1]
+    assert not groups
+    assert [(Path(o.path).name, o.tier, o.action) for o in leaked.others] == [("cat.png", "copy", "remove")]
+    assert [(Path(o.path).name, o.tier) for o in bee.others] == [("bee.png", "exact")]
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in test_set.iterdir()) == before
+
+
+def test_against_what_cannot_be_compared(tmp_path: Path, photos: Path, test_set: Path) -> None:
+    built(tmp_path / "theirs", test_set, weights="1" * 64).close()
+    with built(tmp_path / "ours", photos) as ours:
+        with pytest.raises(WrongModel, match="cannot be compared"):
+            ours.duplicates(against=tmp_path / "theirs")
+        with pytest.raises(InvalidArgument, match="is this catalog itself"):
+            ours.duplicates(against=tmp_path / "ours")
+
+
+# -- what is remembered ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_copy(photos: Path) -> Path:
+    photo("cat", 128).save(photos / "small.jpg", quality=90)
+    return photos
+
+
+def test_a_decision_is_remembered_until_a_new_member_comes(tmp_path: Path, with_copy: Path) -> None:
+    with built(tmp_path / "c", with_copy) as catalog:
+        report = catalog.duplicates()
+        (group,) = report
+        assert catalog.keep_all(report, [group.id[:6]]) == [group]
+        assert (len(catalog.duplicates()), catalog.duplicates().remembered) == (0, 1)
+        os.rename(with_copy / "small.jpg", with_copy / "renamed.jpg")
+        catalog.build()
+        assert len(catalog.duplicates()) == 0
+        shutil.copy(with_copy / "renamed.jpg", with_copy / "once more.jpg")
+        catalog.build()
+        (again,) = catalog.duplicates()
+        assert len(again.images) == 3
+        assert Catalog.verify(tmp_path / "c").ok
+
+
+def test_a_decision_needs_one_group(tmp_path: Path, with_copy: Path) -> None:
+    with built(tmp_path / "c", with_copy) as catalog:
+        report = catalog.duplicates()
+        for id in ("zz", ""):
+            with pytest.raises(InvalidArgument, match="names no group"):
+                catalog.keep_all(report, [report.groups[0].id, id])
+        assert len(catalog.duplicates()) == 1  # nothing was remembered of the first either
+
+
+def test_an_edited_plan_is_remembered(tmp_path: Path, with_copy: Path) -> None:
+    plan = tmp_path / "plan.json"
+    with built(tmp_path / "c", with_copy) as catalog:
+        catalog.plan(catalog.duplicates(), plan)
+        assert [image.action for image in read_plan(plan).groups[0].images] == ["keep", "remove"]
+        plan.write_text(plan.read_text().replace('"remove"', '"keep"'))
+        assert not list(catalog.apply(plan))
+        assert len(catalog.duplicates()) == 1  # a dry run
+        assert not list(catalog.apply(plan, yes=True))
+        assert len(catalog.duplicates()) == 0
+
+
+def test_a_plan_is_carried_out_and_undone(tmp_path: Path, with_copy: Path) -> None:
+    plan = tmp_path / "plan.json"
+    data = (with_copy / "small.jpg").read_bytes()
+    with built(tmp_path / "c", with_copy) as catalog:
+        catalog.plan(catalog.duplicates(), plan)
+        (step,) = catalog.apply(plan, action="move", to=tmp_path / "moved")
+        assert not step.done
+        (step,) = catalog.apply(plan, action="move", to=tmp_path / "moved", yes=True)
+        assert (step.done, Path(step.path).name) == (True, "small.jpg")
+        assert not (with_copy / "small.jpg").exists()
+        assert catalog.build(prune=True).removed == 1
+        assert len(catalog.duplicates()) == 0
+    (back,) = Catalog.undo(f"{plan}.log")
+    assert back.done
+    assert (with_copy / "small.jpg").read_bytes() == data
+
+
+# -- what cannot be meant ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{"threshold": 1.5}, {"threshold": float("nan")}, {"tier": "certain"}, {"keep": "prettiest"}]
+)
+def test_what_cannot_be_meant(tmp_path: Path, photos: Path, options: dict[str, object]) -> None:
+    with built(tmp_path / "c", photos) as catalog, pytest.raises(InvalidArgument):
+        catalog.duplicates(**options)  # type: ignore[arg-type]
+
+
+def test_an_empty_catalog(tmp_path: Path) -> None:
+    with (
+        Catalog.create(tmp_path / "c", loader=lambda _: FakeEmbedder()) as catalog,
+        pytest.raises(CatalogError, match="holds no vectors yet"),
+    ):
+        catalog.duplicates()
+
+
+def test_a_threshold_is_kept(tmp_path: Path, with_copy: Path) -> None:
+    with built(tmp_path / "c", with_copy) as catalog:
+        (group,) = catalog.duplicates()
+        just_below, just_above = group.min_score - 1e-4, group.min_score + 1e-4
+        assert len(catalog.duplicates(threshold=just_below)) == 1
+        assert len(catalog.duplicates(threshold=just_above)) == 0
+
+
+def test_a_picture_that_vanished_is_still_listed(tmp_path: Path, with_copy: Path) -> None:
+    """Nothing is read again; apply looks before it touches anything."""
+    with built(tmp_path / "c", with_copy) as catalog:
+        (with_copy / "small.jpg").unlink()
+        assert len(catalog.duplicates()) == 1
