@@ -1,14 +1,13 @@
 """Laying one likeness over another: where on the source each point of the template lies, as an affine map.
 
-Points are measured from the middle of a likeness, which is 1 wide and 1 high. A map is float32, (2, 3): the x and y on the
-source are map @ (x, y, 1) of the template. All functions take many pairs at once: K is their number, S a side in pixels.
+Points are measured from the middle of a likeness, which is 1 wide and 1 high. A map is float32, (2, 3): the x and y on
+the source are map @ (x, y, 1) of the template. Functions take many pairs at once: K of them, with S pixels a side.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ Floats = npt.NDArray[np.float32]
 # what may have been cut from either side of an axis: a crop of a fifth of the area, wherever it was made
 _STEPS, _CUT_AT_MOST = (0.0, 0.05, 0.1, 0.15, 0.2), 0.25
 _SYMMETRIC = (0.125, 0.167)
-_COARSE, _FINE = 16, 32
+COARSE, FINE = 16, 32
 _ROUNDS = 8
 _SOFTNESS = 1.2  # residuals of this many mean residuals count half
 _LONGEST_STEP = 0.2  # so that no step can turn a picture inside out
@@ -28,17 +27,26 @@ _MOST_CONTRAST = 2.5
 def reduced(pictures: Floats, side: int) -> Floats:
     """Means of squares of pixels: (K, S, S) to (K, side, side)."""
     count, size = len(pictures), pictures.shape[-1] // side
-    means: Floats = pictures.reshape(count, side, size, side, size).mean(axis=(2, 4))
+    squares = pictures.reshape(count, side, size, side, size)
+    means: Floats = squares.mean(axis=(2, 4))
     return means
 
 
+@cache
+def _means(side: int, size: int) -> Floats:
+    """The matrix that takes means over `size` neighbours on a line; the outermost pixel goes on beyond the edge."""
+    lines = np.arange(side)[:, None]
+    near = np.clip(lines + np.arange(size) - size // 2, 0, side - 1)
+    matrix: Floats = np.zeros((side, side), np.float32)
+    np.add.at(matrix, (lines, near), np.float32(1 / size))
+    return matrix
+
+
 def box(pictures: Floats, size: int) -> Floats:
-    """The mean around each pixel, over size x size of them; the outermost pixels go on beyond the edge."""
-    reach, side = size // 2, pictures.shape[-1]
-    wide = np.pad(pictures, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
-    rows = sum(wide[:, i : i + side] for i in range(size))
-    total: Floats = sum(rows[:, :, i : i + side] for i in range(size))  # type: ignore[index, assignment]
-    return total / np.float32(size * size)
+    """The mean around each pixel, over size x size of them: (K, S, S) to the same."""
+    means = _means(pictures.shape[-1], size)
+    around: Floats = np.matmul(means @ pictures, means.T)
+    return around
 
 
 def levelled(pictures: Floats) -> Floats:
@@ -51,13 +59,13 @@ def levelled(pictures: Floats) -> Floats:
 
 @cache
 def _windows() -> tuple[Floats, Floats]:
-    """What can be left of an axis, as (scale, offset) of W windows: (W, 2); and matrices that stretch it: (W, 16, 16)."""
+    """What can be left of an axis: (scale, offset) of W windows, (W, 2), and matrices to stretch them, (W, 16, 16)."""
     cuts = [(a, b) for a, b in product(_STEPS, _STEPS) if a + b <= _CUT_AT_MOST + 1e-6]
     cuts += [(cut, cut) for cut in _SYMMETRIC]
     axes = np.array([(1 - a - b, (a - b) / 2) for a, b in cuts], np.float32)
-    middles = (np.arange(_COARSE, dtype=np.float32) + 0.5) / _COARSE - 0.5
-    places = (axes[:, :1] * middles + axes[:, 1:] + 0.5) * _COARSE - 0.5
-    distances = np.abs(places[:, :, None] - np.arange(_COARSE))
+    middles = (np.arange(COARSE, dtype=np.float32) + 0.5) / COARSE - 0.5
+    places = (axes[:, :1] * middles + axes[:, 1:] + 0.5) * COARSE - 0.5
+    distances = np.abs(places[:, :, None] - np.arange(COARSE))
     stretch = np.maximum(1 - distances, 0)
     return axes, (stretch / stretch.sum(axis=2, keepdims=True)).astype(np.float32)
 
@@ -69,14 +77,18 @@ def search(whole: Floats, cut: Floats, best: int) -> tuple[Floats, Floats]:
     """
     axes, stretch = _windows()
     count, kinds = len(whole), len(axes)
-    flat = stretch.reshape(kinds * _COARSE, _COARSE)
-    rows = (flat @ cut).reshape(count, kinds, _COARSE, _COARSE)  # rows cut and stretched, columns not yet
-    columns = (whole @ stretch.transpose(1, 0, 2).reshape(_COARSE, -1)).reshape(count, _COARSE, kinds, _COARSE).transpose(0, 2, 1, 3)
+    flat = stretch.reshape(kinds * COARSE, COARSE)
+    rows = (flat @ cut).reshape(count, kinds, COARSE, COARSE)  # rows cut and stretched, columns not yet
+    columns = (
+        (whole @ stretch.transpose(1, 0, 2).reshape(COARSE, -1))
+        .reshape(count, COARSE, kinds, COARSE)
+        .transpose(0, 2, 1, 3)
+    )
     products = rows.reshape(count, kinds, -1) @ columns.reshape(count, kinds, -1).transpose(0, 2, 1)
     # the norms of all windows, without ever making one of them
     squares = (rows.transpose(0, 1, 3, 2) @ rows).reshape(count, kinds, -1)
     norms = squares @ (stretch.transpose(0, 2, 1) @ stretch).reshape(kinds, -1).T
-    size = np.float32(_COARSE * _COARSE)
+    size = np.float32(COARSE * COARSE)
     sums = rows.sum(axis=2) @ stretch.sum(axis=1).T
     spread = np.sqrt(np.maximum(norms - sums * sums / size, 1e-6))
     centred = whole - whole.mean(axis=(1, 2), keepdims=True)
@@ -153,5 +165,3 @@ def refine(templates: Floats, sources: Floats, maps: Floats) -> Floats:
         seen, inside = sample(sources, maps)
         residual = wanted - step[:, 6] * seen - step[:, 7]
     return maps
-
-

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..errors import InvalidArgument
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIDE = 64
 SIGNATURE_BYTES = SIDE * SIDE
+
+Likenesses = npt.NDArray[np.uint8]
+"""uint8 luminance, (N, 64, 64)."""
+
 # edges are looked for in a picture that was brought to some 256 to 511 pixels a side: enough to see them, and cheap
 _LOOKED_AT = 256
 # a line belongs to a border where nearly all of it is as light as the outermost one; JPEG leaves some levels of noise
@@ -29,6 +36,16 @@ def signature(picture: Image) -> bytes:
     factors = max(width // _LOOKED_AT, 1), max(height // _LOOKED_AT, 1)
     small = (picture.reduce(factors) if factors != (1, 1) else picture).convert("L")
     return small.resize((SIDE, SIDE), Resampling.BILINEAR, box=_without_borders(np.asarray(small))).tobytes()
+
+
+def likenesses(signatures: Sequence[bytes]) -> Likenesses:
+    """Signatures as they are compared, (N, 64, 64).
+
+    Raises InvalidArgument where one has another length.
+    """
+    if any(len(one) != SIGNATURE_BYTES for one in signatures):
+        raise InvalidArgument(f"A signature has {SIGNATURE_BYTES} bytes. Make it anew with signature().")
+    return np.frombuffer(b"".join(signatures), np.uint8).reshape(-1, SIDE, SIDE)
 
 
 def _without_borders(grey: npt.NDArray[np.uint8]) -> tuple[int, int, int, int]:
