@@ -1,0 +1,64 @@
+"""A small grey likeness of a picture, by which a copy is told from another shot of the same scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIDE = 64
+SIGNATURE_BYTES = SIDE * SIDE
+
+Likenesses = npt.NDArray[np.uint8]
+"""uint8 luminance, (N, 64, 64)."""
+
+# edges are looked for in a picture that was brought to some 256 to 511 pixels a side: enough to see them, and cheap
+_LOOKED_AT = 256
+# a line belongs to a border where nearly all of it is as light as the outermost one; JPEG leaves some levels of noise
+_TOLERANCE, _UNIFORM, _TRIMMED_AT_MOST = 10, 0.98, 0.3
+
+
+def signature(picture: Image) -> bytes:
+    """The likeness of one upright RGB picture of any size: luminance without uniform borders, squashed to 64 x 64.
+
+    Returns SIGNATURE_BYTES bytes, uint8, row by row. indexer.pictures.copies compares them.
+    """
+    from PIL.Image import Resampling
+
+    width, height = picture.size
+    factors = max(width // _LOOKED_AT, 1), max(height // _LOOKED_AT, 1)
+    small = (picture.reduce(factors) if factors != (1, 1) else picture).convert("L")
+    return small.resize((SIDE, SIDE), Resampling.BILINEAR, box=_without_borders(np.asarray(small))).tobytes()
+
+
+def likenesses(signatures: Sequence[bytes]) -> Likenesses:
+    """Signatures as they are compared, (N, 64, 64).
+
+    Raises InvalidArgument where one has another length.
+    """
+    if any(len(one) != SIGNATURE_BYTES for one in signatures):
+        raise InvalidArgument(f"A signature has {SIGNATURE_BYTES} bytes. Make it anew with signature().")
+    return np.frombuffer(b"".join(signatures), np.uint8).reshape(-1, SIDE, SIDE)
+
+
+def _without_borders(grey: npt.NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """What is left of a grey picture (H, W) without uniform edges, as (left, top, right, bottom)."""
+    top, bottom = _trimmed(grey), len(grey) - _trimmed(grey[::-1])
+    columns = grey[top:bottom].T
+    return _trimmed(columns), top, len(columns) - _trimmed(columns[::-1]), bottom
+
+
+def _trimmed(lines: npt.NDArray[Any]) -> int:
+    """How many lines at the beginning are uniform, and as light as the first."""
+    edge = lines[: int(len(lines) * _TRIMMED_AT_MOST)].astype(np.int16)
+    if not len(edge):
+        return 0
+    uniform = (np.abs(edge - np.median(edge[0])) <= _TOLERANCE).mean(axis=1) >= _UNIFORM
+    return len(edge) if uniform.all() else int(uniform.argmin())

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from indexer.errors import InvalidArgument
+from indexer.pictures.signature import SIGNATURE_BYTES, likenesses, signature
+from tests.conftest import PHOTOS
+
+
+def likeness(picture: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return likenesses([signature(picture)])[0]
+
+
+def distance(left: Image.Image, right: Image.Image) -> float:
+    return float(np.abs(likeness(left).astype(int) - likeness(right).astype(int)).mean())
+
+
+@pytest.fixture
+def cat() -> Image.Image:
+    return Image.open(PHOTOS / "cat.jpg").convert("RGB")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 3000), (65_000, 1), (700, 3), (64, 64), (1031, 257)])
+def test_any_size_has_one(size: tuple[int, int]) -> None:
+    picture = Image.effect_noise(size, 60).convert("RGB")
+    assert len(signature(picture)) == SIGNATURE_BYTES == 4096
+
+
+def test_it_is_the_luminance_squashed() -> None:
+    picture = Image.new("RGB", (256, 128), (255, 0, 0))
+    picture.paste((0, 0, 255), (128, 0, 256, 64))
+    picture.paste((0, 255, 0), (0, 64, 128, 128))
+    corners = likeness(picture)[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.tolist() == [76, 29, 150, 76]  # ITU-R 601
+
+
+def test_a_large_picture_is_as_its_reduction(cat: Image.Image) -> None:
+    large = cat.resize((cat.width * 5, cat.height * 5), Image.Resampling.LANCZOS)
+    assert distance(large, cat) < 1
+
+
+@pytest.mark.parametrize("colour", ["white", "black", "red"])
+@pytest.mark.parametrize("border", [(40, 40, 40, 40), (0, 60, 0, 60), (50, 0, 50, 0), (0, 0, 0, 70)])
+def test_borders_are_left_out(cat: Image.Image, colour: str, border: tuple[int, int, int, int]) -> None:
+    assert distance(ImageOps.expand(cat, border, colour), cat) < 2
+
+
+def test_a_noisy_border_is_still_one(cat: Image.Image) -> None:
+    framed = np.asarray(ImageOps.expand(cat, 40, (240, 240, 240))).astype(int)
+    framed += np.random.default_rng(0).integers(-8, 9, framed.shape)
+    assert distance(Image.fromarray(framed.clip(0, 255).astype(np.uint8)), cat) < 2
+
+
+def test_no_more_than_three_tenths_a_side_are_left_out() -> None:
+    picture = Image.new("RGB", (200, 200), "white")
+    picture.paste("black", (95, 95, 105, 105))
+    seen = likeness(picture)
+    assert 6 <= (seen[32] < 128).sum() <= 9  # 10 of the 80 pixels that stay
+    assert np.unique(likeness(Image.new("RGB", (200, 200), "white"))).tolist() == [255]
+
+
+def test_of_another_length_it_is_refused() -> None:
+    assert likenesses([]).shape == (0, 64, 64)
+    with pytest.raises(InvalidArgument, match="4096 bytes"):
+        likenesses([bytes(4096), bytes(4095)])
