@@ -48,6 +48,7 @@ DOORS = {
     "jinja2": {"render/html.py"},
     "rich": {"render/text.py", "cli/common.py", "cli/build.py"},
     "pyarrow": {"verbs/export.py"},
+    "send2trash": {"verbs/trash.py"},
 }
 TALKERS = {"print", "input", "exit", "quit"}
 

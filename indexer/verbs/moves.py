@@ -85,6 +85,12 @@ def put(make: Callable[[bytes], None], target: bytes) -> None:
     sync_folder(_folder(target))
 
 
+def entry_key(path: bytes) -> tuple[int, int, str]:
+    """Equal for paths that may be one entry, see same_entry(). Raises OSError where the folder is not there."""
+    above = os.stat(os.path.dirname(path))
+    return above.st_dev, above.st_ino, unicodedata.normalize("NFC", os.fsdecode(os.path.basename(path))).casefold()
+
+
 def same_entry(one: bytes, other: bytes) -> bool:
     """Whether two paths are one name of one file, so that removing either removes both.
 
@@ -92,16 +98,9 @@ def same_entry(one: bytes, other: bytes) -> bool:
     differ in nothing but case count as one where they are the same file, since a disk may ignore case.
     """
     try:
-        left, right = os.lstat(one), os.lstat(other)
-        above = os.stat(os.path.dirname(one)), os.stat(os.path.dirname(other))
+        return entry_key(one) == entry_key(other) and os.path.samestat(os.lstat(one), os.lstat(other))
     except OSError:
         return False
-    names = {_folded(os.path.basename(path)) for path in (one, other)}
-    return os.path.samestat(left, right) and os.path.samestat(*above) and len(names) == 1
-
-
-def _folded(name: bytes) -> str:
-    return unicodedata.normalize("NFC", os.fsdecode(name)).casefold()
 
 
 def _require_free(path: bytes) -> None:

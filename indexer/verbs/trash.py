@@ -1,4 +1,4 @@
-"""The system's trash: how files get there, and on freedesktop systems how they come back. The one door to send2trash."""
+"""The system's trash: how files get there, and on freedesktop systems how they come back. The door to send2trash."""
 
 from __future__ import annotations
 
@@ -63,6 +63,8 @@ def throw_away(path: bytes) -> None:
         raise PictureError("there may be no trash folder on its disk; choose another action") from error
     except OSError as error:
         raise PictureError(why(error, "put into the trash")) from error
+    except UnicodeError as error:
+        raise PictureError("the trash does not take its name; choose another action") from error
 
 
 def _folders(path: bytes) -> Iterator[tuple[bytes, bytes]]:

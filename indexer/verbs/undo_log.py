@@ -73,8 +73,8 @@ class UndoLog:
         self, method: Method, source: bytes, target: bytes, keeper: bytes, sha256: str, status: os.stat_result
     ) -> Entry:
         """Say what comes next. What is said lasts when this returns."""
-        names = [os.fsdecode(path) for path in (source, target, keeper)]
         number = max(self.entries, default=0) + 1
+        names = os.fsdecode(source), os.fsdecode(target), os.fsdecode(keeper)
         entry = Entry(number, method, *names, sha256, status.st_mtime_ns, status.st_mode & 0o7777)
         self._append(asdict(entry))
         self.entries[number] = entry
@@ -111,9 +111,9 @@ def read(file: Path) -> tuple[str, dict[int, Entry]]:
         raise InvalidArgument(f"{file} is no undo log of indexer. Name the log that apply wrote.")
     entries: dict[int, Entry] = {}
     for values in lines[1:]:
-        number, state = values.get("number"), values.get("state")
-        if number in entries and state in get_args(State):
-            entries[number] = replace(entries[number], state=state)
+        known = entries.get(values["number"]) if type(values.get("number")) is int else None
+        if known and values.get("state") in get_args(State):
+            entries[known.number] = replace(known, state=values["state"])
         elif entry := _entry(values):
             entries[entry.number] = entry
     return str(lines[0].get("uuid")), entries

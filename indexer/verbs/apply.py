@@ -1,0 +1,281 @@
+"""apply: carries a plan out, one file at a time, each looked at again just before it is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from ..errors import InvalidArgument, PictureError
+from ..pictures.scan import digest, why
+from . import trash
+from .moves import entry_key, has_bytes, move, put, same_entry
+from .plans import Plan, PlannedGroup, PlannedImage
+from .undo_log import Entry, Method, UndoLog, read
+
+DRY_RUN = "dry run"
+"""What begins the reason of everything that a dry run would do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of one file. why: the reason if it was not done, else a remark or nothing."""
+
+    path: str
+    action: str
+    done: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One file to remove, and what was seen of it and of the one that stays."""
+
+    source: bytes
+    target: bytes
+    keeper: bytes
+    status: os.stat_result
+
+
+def apply(
+    plan: Plan,
+    *,
+    uuid: str,
+    roots: Sequence[bytes],
+    action: Method = "trash",
+    to: str | os.PathLike[str] | None = None,
+    yes: bool = False,
+    log: str | os.PathLike[str],
+) -> Iterator[Applied]:
+    """Do with every image that a plan removes what `action` says; without yes only look whether it could be done.
+
+    uuid, roots: of the catalog; nothing outside its folders is touched. to: for 'move', a folder that is in none of
+    them. log: see undo_log.py; a run that was killed goes on with the same log. Hold the catalog's lock meanwhile: two
+    plans at once could remove each other's keepers.
+    Just before a file is touched, it and one that the plan keeps are read again, and must be what they were.
+    Raises InvalidArgument before anything is done, CatalogError when the log cannot be written.
+    """
+    plan.check()
+    if plan.uuid != uuid:
+        raise InvalidArgument(f"The plan is for another catalog, {plan.catalog}. Name that one with --catalog.")
+    if action not in get_args(Method):
+        raise InvalidArgument(f"There is no action {action!r}. Known: {', '.join(get_args(Method))}.")
+    if (action == "move") != (to is not None):
+        raise InvalidArgument(
+            "The action move needs a folder to move to, and no other takes one. Give both or neither."
+        )
+    folder = b"" if to is None else os.path.abspath(os.fsencode(to))
+    for root in roots if to is not None else ():
+        if _is_inside(folder, root):
+            raise InvalidArgument(
+                f"{os.fsdecode(folder)} is in {os.fsdecode(root)}, where the next build would find the files again. "
+                "Move them to a folder outside, or to a hidden one."
+            )
+    return _Run(plan, roots, action, folder, yes, Path(log)).each()
+
+
+class _Run:
+    """One way through a plan."""
+
+    def __init__(self, plan: Plan, roots: Sequence[bytes], action: Method, folder: bytes, yes: bool, log: Path) -> None:
+        self.plan = plan
+        self.roots = sorted(roots, key=len, reverse=True)  # of two that hold a file, the inner one
+        self.action = action
+        self.folder = folder
+        self.yes = yes
+        self.file = log
+        self.log: UndoLog | None = None
+        self.before: dict[str, Entry] = {}
+        self.kept: dict[tuple[int, int, str], list[bytes]] = {}
+
+    def each(self) -> Iterator[Applied]:
+        """What becomes of each image that is to be removed, in the plan's order."""
+        opened: AbstractContextManager[UndoLog | None] = (
+            UndoLog(self.file, self.plan.uuid) if self.yes else nullcontext()
+        )
+        with opened as self.log:
+            if self.log:
+                self.before = {entry.source: entry for entry in self.log.entries.values()}
+            elif self.file.exists() and self.file.stat().st_size:
+                self.before = {entry.source: entry for entry in read(self.file)[1].values()}
+            self._note_what_stays()
+            for group in self.plan.groups:
+                for image in group.having("remove"):
+                    yield self._one(group, image)
+
+    def _note_what_stays(self) -> None:
+        """No image that the plan keeps or leaves is touched, under whatever other name it may also be removed."""
+        for group in self.plan.groups:
+            for image in (*group.having("keep"), *group.having("leave")):
+                full = os.fsencode(image.path)
+                try:
+                    self.kept.setdefault(entry_key(full), []).append(full)
+                except OSError:
+                    continue  # its folder is gone: nothing to protect, and it will be no keeper
+
+    def _one(self, group: PlannedGroup, image: PlannedImage) -> Applied:
+        entry = self.before.get(image.path)
+        if entry and entry.sha256 != image.sha256:
+            entry = None
+        try:
+            if entry and _was_done(entry):
+                if self.log and entry.state == "intent":
+                    self.log.became(entry, "done")
+                return Applied(image.path, entry.method, True, "already done")
+            task = self._task(group, image)
+            if self.action == "hardlink" and os.path.samestat(task.status, os.lstat(task.keeper)):
+                return Applied(image.path, self.action, True, "already a hard link to what is kept")
+            resumed = entry is not None and entry.state == "intent" and os.fsencode(entry.target) == task.target
+            self._require_room(task, image.sha256, resumed=resumed)
+            if self.log is None:
+                return Applied(image.path, self.action, False, f"{DRY_RUN}: {_intention(self.action, task)}")
+            self._carry_out(self.log, task, image.sha256)
+        except PictureError as error:
+            return Applied(image.path, self.action, False, error.reason)
+        except OSError as error:
+            return Applied(image.path, self.action, False, why(error, _VERBS[self.action]))
+        return Applied(image.path, self.action, True)
+
+    def _task(self, group: PlannedGroup, image: PlannedImage) -> _Task:
+        """Everything that must be true before a file is touched. Raises PictureError with what is not."""
+        source = os.fsencode(image.path)
+        root = self._root_of(source)
+        for other in self.kept.get(entry_key(source), []):
+            if same_entry(source, other):
+                raise PictureError(f"the plan keeps the same file as {os.fsdecode(other)}")
+        status = _intact(source, image.sha256)
+        keeper = self._keeper(group, image)
+        if self.action == "hardlink" and os.lstat(keeper).st_dev != status.st_dev:
+            raise PictureError(f"{os.fsdecode(keeper)} is on another disk, where no hard link reaches")
+        if not _unchanged(os.lstat(source), status):
+            raise PictureError("it changed while it was looked at")
+        return _Task(source, self._target(source, root, keeper), keeper, status)
+
+    def _root_of(self, source: bytes) -> bytes:
+        for root in self.roots:
+            if source.startswith(root.rstrip(b"/") + b"/") and os.path.normpath(source) == source:
+                real = os.path.realpath(os.path.dirname(source))
+                if _below(real, os.path.realpath(root)):
+                    return root
+                raise PictureError(f"a link in its path leads out of {os.fsdecode(root)}")
+        raise PictureError("it is outside the catalog's folders")
+
+    def _keeper(self, group: PlannedGroup, image: PlannedImage) -> bytes:
+        """One of the group that stays and is what it was; for a link, one with the same bytes."""
+        linking = self.action in ("hardlink", "symlink")
+        reasons = []
+        for other in group.having("keep"):
+            if linking and other.sha256 != image.sha256:
+                reasons.append(f"{other.path} has other bytes, so a link to it would be another file")
+                continue
+            try:
+                _intact(os.fsencode(other.path), other.sha256)
+            except PictureError as error:
+                reasons.append(f"of what is kept, {other.path}: {error.reason}")
+            else:
+                return os.fsencode(other.path)
+        raise PictureError("; ".join(reasons))
+
+    def _target(self, source: bytes, root: bytes, keeper: bytes) -> bytes:
+        if self.action == "move":
+            return os.path.join(self.folder, os.path.relpath(source, root))
+        if self.action != "symlink":
+            return b""
+        if not keeper.startswith(root.rstrip(b"/") + b"/"):
+            return keeper
+        # within one folder of the catalog, so that the link survives when the disk is mounted elsewhere
+        above = [os.path.realpath(os.path.dirname(path)) for path in (keeper, source)]
+        return os.path.join(os.path.relpath(above[0], above[1]), os.path.basename(keeper))
+
+    def _require_room(self, task: _Task, sha256: str, *, resumed: bool) -> None:
+        """Nothing is where a file shall go, unless a run that was killed has put the very file there."""
+        if self.action != "move" or not os.path.lexists(task.target):
+            return
+        if same_entry(task.source, task.target) or not resumed or not has_bytes(task.target, sha256):
+            raise PictureError(f"there is already something at {os.fsdecode(task.target)}")
+
+    def _carry_out(self, log: UndoLog, task: _Task, sha256: str) -> None:
+        entry = log.intend(self.action, task.source, task.target, task.keeper, sha256, task.status)
+        try:
+            if not _unchanged(os.lstat(task.source), task.status):
+                raise PictureError("it changed while it was looked at")
+            _act(self.action, task, sha256)
+        except (OSError, PictureError):
+            log.became(entry, "failed")
+            raise
+        log.became(entry, "done")
+
+
+_VERBS = {
+    "trash": "put into the trash",
+    "move": "move",
+    "hardlink": "put a link in place of",
+    "symlink": "put a link in place of",
+    "delete": "delete",
+}
+
+
+def _act(action: Method, task: _Task, sha256: str) -> None:
+    if action == "trash":
+        trash.throw_away(task.source)
+    elif action == "delete":
+        os.unlink(task.source)
+    elif action == "hardlink":
+        put(lambda temporary: os.link(task.keeper, temporary), task.source)
+    elif action == "symlink":
+        put(lambda temporary: os.symlink(task.target, temporary), task.source)
+    elif os.path.lexists(task.target):  # a run was killed when the file was already there
+        os.unlink(task.source)
+    else:
+        move(task.source, task.target, sha256)
+
+
+def _was_done(entry: Entry) -> bool:
+    """Whether what was begun, and perhaps said to be done, has come about and still stands."""
+    source, keeper = os.fsencode(entry.source), os.fsencode(entry.keeper)
+    if entry.state not in ("intent", "done"):
+        return False
+    if entry.method == "hardlink":
+        return os.path.lexists(source) and os.path.samefile(source, keeper) and not os.path.islink(source)
+    if entry.method == "symlink":
+        return os.path.islink(source) and os.readlink(source) == os.fsencode(entry.target)
+    if entry.method == "move" and entry.state == "intent" and not has_bytes(os.fsencode(entry.target), entry.sha256):
+        return False
+    return not os.path.lexists(source)
+
+
+def _intention(action: Method, task: _Task) -> str:
+    keeper = os.fsdecode(task.keeper)
+    return {
+        "trash": f"goes to the trash, {keeper} stays",
+        "delete": f"is deleted, {keeper} stays",
+        "move": f"goes to {os.fsdecode(task.target)}, {keeper} stays",
+        "hardlink": f"becomes a hard link to {keeper}",
+        "symlink": f"becomes a symbolic link to {keeper}",
+    }[action]
+
+
+def _intact(path: bytes, sha256: str) -> os.stat_result:
+    found, status = digest(path)
+    if found != sha256:
+        raise PictureError("it has changed since the plan was made")
+    return status
+
+
+def _unchanged(now: os.stat_result, before: os.stat_result) -> bool:
+    fields = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+    return all(getattr(now, field) == getattr(before, field) for field in fields)
+
+
+def _is_inside(folder: bytes, root: bytes) -> bool:
+    """Whether a build of the root would look into the folder, which need not be there yet."""
+    real, top = os.path.realpath(folder), os.path.realpath(root)
+    hidden = any(part.startswith(b".") for part in os.path.relpath(real, top).split(b"/") if part != b".")
+    return _below(real, top) and not hidden
+
+
+def _below(real: bytes, root: bytes) -> bool:
+    return real == root or real.startswith(root.rstrip(b"/") + b"/")

@@ -1,0 +1,84 @@
+"""undo: puts back what apply has done, the last first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import PictureError
+from ..pictures.scan import why
+from .apply import Applied
+from .moves import copy, has_bytes, move
+from .trash import Trash
+from .undo_log import Entry, UndoLog, read
+
+
+def undo(log: str | os.PathLike[str]) -> Iterator[Applied]:
+    """Put back every file of an undo log that can be put back; nothing that is there now is overwritten.
+
+    What was moved comes back, a link becomes a copy of what was kept, and what is in a freedesktop trash is taken out
+    again; what was deleted cannot come back. Can be killed and run again.
+    Raises InvalidArgument for what is no undo log, CatalogError when it cannot be written.
+    """
+    uuid, _ = read(Path(log))
+    return _each(Path(log), uuid)
+
+
+def _each(file: Path, uuid: str) -> Iterator[Applied]:
+    trash = Trash()
+    with UndoLog(file, uuid) as log:
+        for entry in reversed(list(log.entries.values())):
+            if entry.state not in ("intent", "done"):
+                continue
+            try:
+                remark = _put_back(entry, trash)
+            except PictureError as error:
+                yield Applied(entry.source, entry.method, False, error.reason)
+                continue
+            except OSError as error:
+                yield Applied(entry.source, entry.method, False, why(error, "put back"))
+                continue
+            log.became(entry, "undone")
+            yield Applied(entry.source, entry.method, True, remark)
+
+
+def _put_back(entry: Entry, trash: Trash) -> str:
+    """Returns a remark. Raises PictureError or OSError with the reason why it stays as it is."""
+    source, keeper = os.fsencode(entry.source), os.fsencode(entry.keeper)
+    if _is_link(entry, source, keeper):
+        if not has_bytes(keeper, entry.sha256):
+            raise PictureError(f"{entry.keeper}, which it links to, is gone or has changed")
+        copy(keeper, source, entry.sha256, over=True)
+        os.chmod(source, entry.mode)
+        os.utime(source, ns=(entry.mtime_ns, entry.mtime_ns))
+        return ""
+    if has_bytes(source, entry.sha256):
+        return "it is where it was"
+    if os.path.lexists(source):
+        raise PictureError("there is something else now")
+    if entry.method == "move":
+        if not has_bytes(os.fsencode(entry.target), entry.sha256):
+            raise PictureError(f"{entry.target} is gone or has changed")
+        move(os.fsencode(entry.target), source, entry.sha256)
+    elif entry.method == "trash":
+        trashed = trash.find(source, entry.sha256)
+        if trashed is None:
+            raise PictureError("it was not found in the trash; look there and restore it by hand")
+        move(trashed.file, source, entry.sha256)
+        os.unlink(trashed.note)
+    elif entry.method == "delete":
+        raise PictureError("it was deleted, which cannot be undone")
+    else:
+        raise PictureError("the link is gone")
+    return ""
+
+
+def _is_link(entry: Entry, source: bytes, keeper: bytes) -> bool:
+    """Whether a file is still the link that was put in its place."""
+    if entry.method == "symlink":
+        return os.path.islink(source) and os.readlink(source) == os.fsencode(entry.target)
+    try:
+        return entry.method == "hardlink" and os.path.samestat(os.lstat(source), os.lstat(keeper))
+    except FileNotFoundError:
+        return False
