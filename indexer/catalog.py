@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -295,23 +295,24 @@ class Catalog:
         the plan keeps every image are remembered as no duplicates. The catalog learns of it with the next build.
         Raises InvalidArgument, and WrongFormat for a plan of a newer indexer.
         """
+        from .verbs.apply import apply
         from .verbs.duplicates import keep_kept
-        from .verbs.plans import apply, read_plan
+        from .verbs.plans import read_plan
 
         read = read_plan(plan)
-        where = Path(log) if log is not None else Path(f"{os.fspath(plan)}.log")
+        where = f"{os.fspath(plan)}.log" if log is None else log
         roots = list(self._store.roots())
-        yield from apply(read, uuid=self._store.uuid, roots=roots, action=action, to=to, yes=yes, log=where)
-        if yes:
-            with self._changing(wait=True):
+        with self._changing(wait=False) if yes else nullcontext():
+            yield from apply(read, uuid=self._store.uuid, roots=roots, action=action, to=to, yes=yes, log=where)
+            if yes:
                 keep_kept(self._store, read)
 
     @staticmethod
     def undo(log: str | os.PathLike[str]) -> Iterator[Applied]:
         """Put back what an apply() has done, as far as it can be put back; nothing is overwritten."""
-        from .verbs.plans import undo
+        from .verbs.undo import undo
 
-        return undo(Path(log))
+        return undo(log)
 
     @contextmanager
     def _changing(self, wait: bool) -> Iterator[None]:

@@ -59,7 +59,7 @@ def apply(
         steps = opened.apply(plan, action=action, to=to, yes=yes, log=log)  # type: ignore[arg-type]
     for step in steps:
         done += step.done
-        left += bool(not step.done and step.why)
+        left += not step.done and (yes or undo is not None)
         click.echo(jsonl.dumps(jsonl.applied(step)) if as_json else text.applied(step))
     if undo is None:
         opened.close()

@@ -81,7 +81,8 @@ def pairs_above(
         if start != loaded:
             loaded, left = start, work.load(rows[start : start + work.step])
         right = work.load(across[other : other + work.step])
-        best.add(work.hits(left, right, threshold - SLACK, top), start, offset + other)
+        # one more, since on the diagonal a row is its own best partner
+        best.add(work.hits(left, right, threshold - SLACK, top + 1), start, offset + other)
         progress(done, len(tiles))
     first, second = best.pairs()
     return _exact(rows, across, first, second - offset, threshold)
@@ -94,7 +95,9 @@ class Blas:
 
     def load(self, rows: Half) -> Scores:
         """See Multiplier."""
-        return rows.astype(np.float32)
+        whole = rows.astype(np.float32)
+        lengths = np.linalg.norm(whole, axis=1, keepdims=True)
+        return np.divide(whole, lengths, out=whole, where=lengths > 0)
 
     def hits(self, left: Scores, right: Scores, threshold: float, top: int) -> Hits:
         """See Multiplier."""

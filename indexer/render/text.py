@@ -231,7 +231,7 @@ def duplicates(report: DuplicatesReport, plan: Path | None) -> Iterator[str]:
 
 def applied(step: Applied) -> str:
     """A line a file."""
-    state = "done" if step.done else "left" if step.why else "would"
+    state = "done" if step.done else "would" if step.why.startswith("dry run") else "left"
     return f"{state}\t{step.action}\t{printable(step.path)}" + (f"\t{printable(step.why)}" if step.why else "")
 
 

@@ -21,7 +21,7 @@ from ..errors import CatalogError, InvalidArgument
 from ..neighbours.pairs import pairs_above
 from ..pictures.copies import Verdict, compare
 from ..pictures.edits import EDITS, edited, signature_of
-from ..pictures.signature import SIDE
+from ..pictures.signature import likenesses
 from ..pictures.single import shrunk
 from ..records import Calibration, CalibrationPoint, Progress
 from ..store.store import Store, StoredModel
@@ -108,17 +108,13 @@ def _edit(
             versions = [edited(picture, name) for name in EDITS]
             original = normalised(nodes.rows[place : place + 1].astype(np.float32))[0]
             scores.append(as_stored(embedder.embed(versions)) @ original)
-            seen = np.stack([_plane(signature_of(version)) for version in versions])
-            own = np.broadcast_to(_plane(nodes.signature_of(int(nodes.contents[place]))), seen.shape)
-            verified.append(compare(own, seen).verdict == Verdict.COPY)
+            seen = likenesses([signature_of(version) for version in versions])
+            own = likenesses([nodes.signature_of(int(nodes.contents[place]))] * len(versions))
+            verified.append(compare(own, seen).verdicts == Verdict.COPY)
         progress(Progress("edit", min(start + _AT_ONCE, len(places)), len(places)))
     if not scores:
         raise CatalogError("None of the sampled pictures can be read. Check that the folders are there.")
     return _Edits(np.stack(scores), np.stack(verified))
-
-
-def _plane(signature: bytes) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(signature, np.uint8).reshape(SIDE, SIDE)
 
 
 def _unrelated(nodes: Nodes, places: npt.NDArray[np.int64]) -> _Unrelated:

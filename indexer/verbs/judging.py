@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..pictures.copies import Verdict, compare
-from ..pictures.signature import SIDE
+from ..pictures.signature import Likenesses, likenesses
 from ..pictures.single import shrunk
-from ..pictures.thorough import same_picture
 from ..records import Tier
 from .candidates import Candidates, Nodes
 
@@ -50,18 +49,19 @@ class Judge:
             part = slice(start, start + BLOCK)
             ours, theirs = pairs.left[part], pairs.right[part]
             found = compare(_signatures(left, ours), _signatures(right, theirs), mirrors=self.mirrors)
+            verdicts, changed = found.verdicts.tolist(), found.changed.tolist()
             for row, (i, j) in enumerate(zip(ours.tolist(), theirs.tolist(), strict=True)):
-                judged = self._judged(found.verdict[row], bool(found.whole[row]), int(found.turned[row]))
+                judged = self._judged(verdicts[row], changed[row], int(found.turned[row]))
                 if judged is None:
                     judged = self._closer(left, i, right, j)
                 yield i, j, float(pairs.scores[start + row]), judged
 
-    def _judged(self, verdict: int, whole: bool, turned: int) -> Judged | None:
+    def _judged(self, verdict: int, changed: bool, turned: int) -> Judged | None:
         if verdict == Verdict.DIFFERENT:
             return DIFFERENT
         if verdict == Verdict.UNDECIDED:
             return None if self.thorough else DIFFERENT
-        words = ["the same picture" if whole else "the same picture with a local change"]
+        words = ["the same picture" + (" with a local change" if changed else "")]
         if turned:
             words.append(TURNS[turned])
         return Judged("copy", ", ".join(words))
@@ -72,14 +72,13 @@ class Judge:
         if first is None or second is None:
             self.unread += (first is None) + (second is None)
             return DIFFERENT
+        from ..pictures.thorough import same_picture
+
         return Judged("probable", "probably the same picture") if same_picture(first, second) else DIFFERENT
 
 
-def _signatures(nodes: Nodes, places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """(N, 64, 64)."""
+def _signatures(nodes: Nodes, places: npt.NDArray[np.int64]) -> Likenesses:
     unique, back = np.unique(places, return_inverse=True)
     contents = nodes.contents[unique].tolist()
     known = nodes.store.fingerprints(contents)
-    held = np.frombuffer(b"".join(known[content].signature for content in contents), np.uint8)
-    signatures: npt.NDArray[np.uint8] = held.reshape(-1, SIDE, SIDE)[back]
-    return signatures
+    return likenesses([known[content].signature for content in contents])[back]
