@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from ..errors import CatalogError, InvalidArgument, WrongModel
 from ..neighbours.groups import leader_groups
 from ..records import (
@@ -33,6 +35,8 @@ from .judging import Judge, Judged
 from .keeping import DEFAULT, Keeping
 from .plans import Plan, PlannedGroup, PlannedImage
 
+# how often groups are compared with one another; a handful was always enough
+ROUNDS = 20
 # what may be removed without a person looking at it
 SURE: tuple[Tier, ...] = ("exact", "pixels", "copy")
 
@@ -170,6 +174,7 @@ class _Search:
         self.limits: Thresholds = thresholds(store, model)
         self.nodes = [Nodes.of(*side, by_pixels=self._wants("pixels")) for side in self.sides]
         self.links: dict[tuple[Node, Node], Link] = {}
+        self.crowded: set[Node] = set()
         self.records: dict[Node, list[ImageRecord]] = {}
         self.judge = Judge(mirrors=options.mirrors, thorough=options.thorough)
 
@@ -178,6 +183,8 @@ class _Search:
         self._link(self.nodes, found)
         if self.across:
             self._link_same()
+        else:
+            self.crowded = self._with_many_partners(found)
         alone = set() if self.across else self._repeated()
         self._read({node for pair in self.links for node in pair} | alone)
         groups = [self._group(leader, members) for leader, members in self._grouped(alone).items()]
@@ -232,6 +239,12 @@ class _Search:
         if self._wants("similar") and score >= least:
             return Link("similar", "alike, but not the same picture")
         return None
+
+    def _with_many_partners(self, found: Candidates) -> set[Node]:
+        """Those that may have more partners than they were allowed to nominate."""
+        contents = self.nodes[0].contents
+        counts = np.bincount(np.concatenate([found.left, found.right]), minlength=len(contents))
+        return {Node(0, int(content)) for content in contents[counts >= TOP]}
 
     def _link_same(self) -> None:
         """The pictures that both catalogs hold."""
@@ -295,28 +308,33 @@ class _Search:
         return {pair for pair, link in self.links.items() if link.tier in SURE}
 
     def _joined(self, groups: dict[Node, list[Node]], order: Sequence[Node]) -> dict[Node, list[Node]]:
-        """Large groups of one picture made one: a picture nominates TOP partners only, so that there may be several.
+        """Groups of one picture made one: a picture nominates TOP partners only, so that many copies come as several.
 
         Every member that changes its group is compared with its new keeper itself.
         """
         nodes = self.nodes[0]
-        while True:
-            large = [leader for leader, members in groups.items() if len(members) >= TOP // 2]
-            some = nodes.subset([leader.content for leader in large])
+        leader_of = {member: leader for leader, members in groups.items() for member in members}
+        heads = {leader_of.get(node, node) for pair in self._sure_links() for node in pair if node in self.crowded}
+        for _ in range(ROUNDS):
+            some = nodes.subset([head.content for head in sorted(heads)])
             self._link([some], self._candidates([some]))
-            found = set(large)
-            absorbed = self._groups(large, {pair for pair in self._sure_links() if found.issuperset(pair)})
+            alike = {pair for pair in self._sure_links() if heads.issuperset(pair)}
+            absorbed = self._groups([node for node in order if node in heads], alike)
             if not absorbed:
-                return groups
+                break
             rest: set[Node] = set()
             for leader, others in absorbed.items():
-                moving = [node for old in others for node in (old, *groups.pop(old))]
+                moving = [node for old in others for node in (old, *groups.pop(old, ()))]
                 self._link([nodes], nodes.pairs_with(leader.content, [node.content for node in moving]))
                 stay = [node for node in moving if self._is_sure(leader, node)]
-                groups[leader] += stay
+                groups.setdefault(leader, []).extend(stay)
+                heads -= set(others)
                 rest |= set(moving) - set(stay)
-            alike = {pair for pair in self._sure_links() if rest.issuperset(pair)}
-            groups.update(self._groups([node for node in order if node in rest], alike))
+            among = {pair for pair in self._sure_links() if rest.issuperset(pair)}
+            again = self._groups([node for node in order if node in rest], among)
+            groups.update(again)
+            heads |= rest - {member for members in again.values() for member in members}
+        return groups
 
     def _is_sure(self, leader: Node, node: Node) -> bool:
         link = self.links.get((leader, node))
