@@ -21,6 +21,8 @@ STEP = 4096
 CUDA_STEP = 16384
 # a product of rows that float16 has rounded, half of it in half precision, may fall so much short of the exact score
 SLACK = 2e-3
+# so many rows take the CPU longer than importing torch does
+WORTH_CUDA = 50_000
 
 
 class Pairs(NamedTuple):
@@ -66,7 +68,7 @@ def pairs_above(
     kept (a pair stays if either keeps it). others: (M, dim); then all pairs of a row and one of these, left and right.
     progress: called with tiles done and their number.
     """
-    work = multiplier or Blas()
+    work = multiplier or fastest(len(rows))
     across = rows if others is None else others
     offset = 0 if others is None else len(rows)  # one numbering for both, so that left < right there too
     best = _Best(len(rows) + offset, top)
@@ -137,6 +139,15 @@ class Cuda:
         rows, columns = self._torch.nonzero(above, as_tuple=True)
         found = scores[rows, columns].float()
         return Hits(rows.cpu().numpy(), columns.cpu().numpy(), found.cpu().numpy())
+
+
+def fastest(rows: int) -> Multiplier:
+    """A CUDA device where there is one and enough to do for it, else the CPU."""
+    if rows < WORTH_CUDA:
+        return Blas()
+    import torch
+
+    return Cuda() if torch.cuda.is_available() else Blas()
 
 
 class _Best:
