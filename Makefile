@@ -12,7 +12,7 @@ help:  ## show the targets
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[heif,parquet]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[heif,parquet,thorough]'
 	touch $@
 
 demo: $(READY)  ## build a catalog of data/photos and edited copies, query it, write a gallery
@@ -42,6 +42,7 @@ lint: $(READY)  ## check style and types
 bench: $(READY)  ## measure speed on this machine
 	$(BIN)/python -m benchmarks.build
 	$(BIN)/python -m benchmarks.supervision
+	$(BIN)/python -m benchmarks.copies
 
 clean:  ## remove what the other targets made
 	rm -rf .venv $(DEMO)

@@ -44,6 +44,7 @@ DOORS = {
         "pictures/signature.py",
         "preprocess.py",
     },
+    "cv2": {"pictures/thorough.py"},
     "pillow_heif": {"pictures/decode.py"},
     "jinja2": {"render/html.py"},
     "rich": {"render/text.py", "cli/common.py", "cli/build.py"},

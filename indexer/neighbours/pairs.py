@@ -99,7 +99,8 @@ class Blas:
         """See Multiplier."""
         whole = rows.astype(np.float32)
         lengths = np.linalg.norm(whole, axis=1, keepdims=True)
-        return np.divide(whole, lengths, out=whole, where=lengths > 0)
+        whole /= np.where(lengths > 0, lengths, 1)
+        return whole
 
     def hits(self, left: Scores, right: Scores, threshold: float, top: int) -> Hits:
         """See Multiplier."""

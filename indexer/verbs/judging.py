@@ -14,9 +14,12 @@ from ..pictures.single import shrunk
 from ..records import Tier
 from .candidates import Candidates, Nodes
 
+Ids = npt.NDArray[np.int64]
+
 # pairs that are compared at once
 BLOCK = 4096
-# what the closer look needs of a picture
+# pairs whose pictures are in memory together, and what the closer look needs of a picture
+AT_ONCE = 32
 THOROUGH_SIDE = 512
 TURNS = (
     "upright", "turned by 90°", "turned by 180°", "turned by 270°",
@@ -32,6 +35,7 @@ class Judged(NamedTuple):
 
 
 DIFFERENT = Judged(None, "")
+PROBABLE = Judged("probable", "probably the same picture")
 
 
 class Judge:
@@ -50,31 +54,36 @@ class Judge:
             ours, theirs = pairs.left[part], pairs.right[part]
             found = compare(_signatures(left, ours), _signatures(right, theirs), mirrors=self.mirrors)
             verdicts, changed = found.verdicts.tolist(), found.changed.tolist()
-            for row, (i, j) in enumerate(zip(ours.tolist(), theirs.tolist(), strict=True)):
-                judged = self._judged(verdicts[row], changed[row], int(found.turned[row]))
-                if judged is None:
-                    judged = self._closer(left, i, right, j)
-                yield i, j, float(pairs.scores[start + row]), judged
+            judged = [self._judged(*row) for row in zip(verdicts, changed, found.turned.tolist(), strict=True)]
+            if self.thorough:
+                open_ = [row for row, verdict in enumerate(verdicts) if verdict == Verdict.UNDECIDED]
+                looked = self._looked_at(left, ours[open_], right, theirs[open_])
+                for row, probable in zip(open_, looked, strict=True):
+                    judged[row] = PROBABLE if probable else DIFFERENT
+            yield from zip(ours.tolist(), theirs.tolist(), pairs.scores[part].tolist(), judged, strict=True)
 
-    def _judged(self, verdict: int, changed: bool, turned: int) -> Judged | None:
-        if verdict == Verdict.DIFFERENT:
+    def _judged(self, verdict: int, changed: bool, turned: int) -> Judged:
+        if verdict != Verdict.COPY:
             return DIFFERENT
-        if verdict == Verdict.UNDECIDED:
-            return None if self.thorough else DIFFERENT
         words = ["the same picture" + (" with a local change" if changed else "")]
         if turned:
             words.append(TURNS[turned])
         return Judged("copy", ", ".join(words))
 
-    def _closer(self, left: Nodes, i: int, right: Nodes, j: int) -> Judged:
-        paths = [nodes.path_of(int(nodes.contents[place])) for nodes, place in ((left, i), (right, j))]
-        first, second = shrunk(paths, THOROUGH_SIDE)
-        if first is None or second is None:
-            self.unread += (first is None) + (second is None)
-            return DIFFERENT
-        from ..pictures.thorough import same_picture
+    def _looked_at(self, left: Nodes, ours: Ids, right: Nodes, theirs: Ids) -> Iterator[bool]:
+        """Whether pairs are probably copies, from the pictures themselves."""
+        from ..pictures.thorough import look_again
 
-        return Judged("probable", "probably the same picture") if same_picture(first, second) else DIFFERENT
+        for start in range(0, len(ours), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            first = [left.path_of(int(left.contents[place])) for place in ours[part]]
+            second = [right.path_of(int(right.contents[place])) for place in theirs[part]]
+            paths = list(dict.fromkeys([*first, *second]))
+            pictures = dict(zip(paths, shrunk(paths, THOROUGH_SIDE), strict=True))
+            self.unread += sum(picture is None for picture in pictures.values())
+            for one, other in zip(first, second, strict=True):
+                a, b = pictures[one], pictures[other]
+                yield a is not None and b is not None and look_again(a, b).probable
 
 
 def _signatures(nodes: Nodes, places: npt.NDArray[np.int64]) -> Likenesses:

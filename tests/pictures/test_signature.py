@@ -5,12 +5,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from indexer.errors import InvalidArgument
-from indexer.pictures.signature import SIGNATURE_BYTES, likenesses, signature
+from indexer.pictures.signature import SIGNATURE_BYTES, Likenesses, likenesses, signature
 from tests.conftest import PHOTOS
 
 
-def likeness(picture: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return likenesses([signature(picture)])[0]
+def likeness(picture: Image.Image) -> Likenesses:
+    (only,) = likenesses([signature(picture)])
+    return np.asarray(only)
 
 
 def distance(left: Image.Image, right: Image.Image) -> float:
@@ -44,13 +45,13 @@ def test_a_large_picture_is_as_its_reduction(cat: Image.Image) -> None:
 @pytest.mark.parametrize("colour", ["white", "black", "red"])
 @pytest.mark.parametrize("border", [(40, 40, 40, 40), (0, 60, 0, 60), (50, 0, 50, 0), (0, 0, 0, 70)])
 def test_borders_are_left_out(cat: Image.Image, colour: str, border: tuple[int, int, int, int]) -> None:
-    assert distance(ImageOps.expand(cat, border, colour), cat) < 2
+    assert distance(ImageOps.expand(cat, border, colour), cat) < 3
 
 
 def test_a_noisy_border_is_still_one(cat: Image.Image) -> None:
     framed = np.asarray(ImageOps.expand(cat, 40, (240, 240, 240))).astype(int)
     framed += np.random.default_rng(0).integers(-8, 9, framed.shape)
-    assert distance(Image.fromarray(framed.clip(0, 255).astype(np.uint8)), cat) < 2
+    assert distance(Image.fromarray(framed.clip(0, 255).astype(np.uint8)), cat) < 3
 
 
 def test_no_more_than_three_tenths_a_side_are_left_out() -> None:
