@@ -39,15 +39,16 @@ DOORS = {
     },
     "PIL": {
         "pictures/decode.py",
+        "pictures/edits.py",
+        "pictures/signature.py",
         "pictures/workers.py",
         "pictures/single.py",
-        "pictures/signature.py",
         "preprocess.py",
     },
     "cv2": {"pictures/thorough.py"},
     "pillow_heif": {"pictures/decode.py"},
     "jinja2": {"render/html.py"},
-    "rich": {"render/text.py", "cli/common.py", "cli/build.py"},
+    "rich": {"render/text.py", "cli/common.py", "cli/progress.py"},
     "pyarrow": {"verbs/export.py"},
     "send2trash": {"verbs/trash.py"},
 }

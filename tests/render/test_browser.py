@@ -1,4 +1,4 @@
-"""The gallery in a real browser: names do nothing, thumbnails show."""
+"""The pages in a real browser: names do nothing, thumbnails show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from indexer import Catalog
-from indexer.render.html import write_gallery
+from indexer.render.html import write_gallery, write_groups
 
 from ..conftest import save_picture
 
@@ -34,22 +34,40 @@ def test_names_are_inert_in_a_browser(catalog: Catalog, tmp_path: Path) -> None:
     catalog.build([folder])
     results, _ = catalog.query_many([folder / NASTY[0]], k=9, include_self=True)
     write_gallery(results, tmp_path / "page.html")
-    command = [
-        str(BROWSER),
-        *QUIET,
-        f"--user-data-dir={tmp_path}/profile",
-        "--dump-dom",
-        f"file://{tmp_path}/page.html",
-    ]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = opened(tmp_path / "page.html", tmp_path / "profile")
     assert "<title>Pictures like &lt;img src=x onerror=alert(1)&gt;.jpg" in dom
+    assert_inert(dom, images=6)
+    assert "49.png" not in dom
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_groups_are_inert_in_a_browser(catalog: Catalog, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for name in NASTY:
+        save_picture(folder / name, 0)
+        save_picture(folder / "sub" / name, 0, size=(80, 60))
+    catalog.build([folder])
+    report = catalog.duplicates()
+    write_groups(report, tmp_path / "page.html")
+    dom = opened(tmp_path / "page.html", tmp_path / "profile")
+    assert "of duplicates among 10 pictures" in dom
+    assert_inert(dom, images=sum(len(group.images) for group in report))
+
+
+def opened(page: Path, profile: Path) -> str:
+    """What a browser makes of a page."""
+    command = [str(BROWSER), *QUIET, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def assert_inert(dom: str, images: int) -> None:
     tags = Tags()
     tags.feed(dom)
-    assert len([tag for tag in tags.found if tag[0] == "img"]) == 6
+    assert len([tag for tag in tags.found if tag[0] == "img"]) == images
     assert all(dict(attributes)["src"].startswith("data:") for tag, attributes in tags.found if tag == "img")
     assert not [name for _, attributes in tags.found for name, _ in attributes if name.startswith("on")]
     assert not [tag for tag, _ in tags.found if tag == "script"]
-    assert "49.png" not in dom
 
 
 class Tags(HTMLParser):

@@ -1,0 +1,150 @@
+"""dedup, apply and calibrate as a person and a script see them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageOps
+
+from ..conftest import PHOTOS
+from .conftest import Run
+
+GROUP = {"id", "tier", "min_score", "keep", "images"}
+IMAGE = {"path", "score", "width", "height", "bytes", "tier", "action", "why"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, run: Run) -> Path:
+    """A catalog of three photographs and a smaller copy of one."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("bee", "bridge", "cat"):
+        with Image.open(PHOTOS / f"{name}.jpg") as image:
+            ImageOps.contain(image, (256, 256)).save(folder / f"{name}.png")
+    with Image.open(folder / "cat.png") as image:
+        image.resize((image.width // 2, image.height // 2)).save(folder / "small.jpg")
+    assert run("build", folder).code == 0
+    return folder
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_groups_as_json(run: Run, folder: Path) -> None:
+    done = run("dedup", "--json")
+    (group,) = lines(done.out)
+    assert done.code == 0
+    assert set(group) == GROUP
+    assert (group["tier"], group["keep"]) == ("copy", str(folder / "cat.png"))
+    assert all(set(image) == IMAGE for image in group["images"])
+    assert [image["action"] for image in group["images"]] == ["keep", "remove"]
+    assert group["min_score"] == group["images"][1]["score"]
+
+
+def test_groups_in_a_pipe(run: Run, folder: Path) -> None:
+    done = run("dedup")
+    first, second = (line.split("\t") for line in done.out.splitlines())
+    assert first[1:4] == ["exact", "keep", "1.0000"]
+    assert second[1:3] == ["copy", "remove"]
+    assert second[4] == str(folder / "small.jpg")
+    assert "1 group among 4 pictures; beside those to keep: 1 copy" in done.err
+    assert "indexer calibrate" in done.err
+
+
+def test_nothing_is_found(run: Run, folder: Path) -> None:
+    done = run("dedup", "--tier", "exact")
+    assert (done.code, done.out) == (0, "")
+    assert "0 groups among 4 pictures" in done.err
+
+
+def test_a_plan_a_page_and_what_apply_says(run: Run, folder: Path, tmp_path: Path) -> None:
+    done = run("dedup", "--plan", "plan.json", "--html", "groups.html")
+    assert "indexer apply plan.json" in done.err
+    page = Path("groups.html").read_text()
+    assert "1 group of duplicates among 4 pictures" in page
+    assert page.count("data:image/jpeg;base64,") == 2
+
+    dry = run("apply", "plan.json", "--action", "delete")
+    assert dry.code == 0
+    assert dry.out.startswith(f"would\tdelete\t{folder / 'small.jpg'}\tdry run")
+    assert "nothing was changed" in dry.err
+    assert (folder / "small.jpg").exists()
+
+    done = run("apply", "plan.json", "--action", "move", "--to", tmp_path / "moved", "--yes", "--json")
+    (step,) = lines(done.out)
+    assert (done.code, step) == (
+        0,
+        {"path": str(folder / "small.jpg"), "action": "move", "done": True, "why": ""},
+    )
+    assert "indexer build" in done.err
+    assert not (folder / "small.jpg").exists()
+
+    back = run("apply", "--undo", "plan.json.log")
+    assert (back.code, back.out) == (0, f"done\tmove\t{folder / 'small.jpg'}\n")
+    assert (folder / "small.jpg").exists()
+
+
+def test_what_is_left_alone_is_exit_code_three(run: Run, folder: Path) -> None:
+    run("dedup", "--plan", "plan.json")
+    (folder / "small.jpg").write_bytes(b"something else")
+    done = run("apply", "plan.json", "--action", "delete", "--yes")
+    assert done.code == 3
+    assert done.out.startswith(f"left\tdelete\t{folder / 'small.jpg'}\t")
+    assert (folder / "small.jpg").exists()
+
+
+def test_a_group_that_is_none(run: Run, folder: Path) -> None:
+    (group,) = lines(run("dedup", "--json").out)
+    done = run("dedup", "--keep-all", group["id"])
+    assert (done.code, done.out) == (0, "")
+    assert f"Group {group['id']} is remembered" in done.err
+    after = run("dedup", "--json")
+    assert after.out == ""
+    assert "1 group left out" in after.err
+
+
+def test_against(run: Run, folder: Path, tmp_path: Path) -> None:
+    assert run("build", folder / "small.jpg", folder / "bee.png", "--catalog", "other").code == 0
+    done = run("dedup", "--against", "other", "--json")
+    assert {group["tier"] for group in lines(done.out)} == {"exact", "copy"}
+    assert "3 of 4 pictures (75.00%) are in other too: 2 exact, 1 copy" in done.err
+
+
+def test_calibrate(run: Run, folder: Path) -> None:
+    done = run("calibrate", "--sample", "3", "--json", "--html", "thresholds.html")
+    (found,) = lines(done.out)
+    assert done.code == 0
+    assert (found["sample"], found["images"]) == (3, 4)
+    assert found["edits"]["resized 50 %"] == {"recall": 1.0, "verified": 1.0}
+    recalls = [point["recall"] for point in found["points"]]
+    assert recalls == sorted(recalls, reverse=True)
+    assert "<svg" in Path("thresholds.html").read_text()
+    assert "cautious defaults" not in run("dedup").err
+    assert "copy      from" in run("calibrate", "--sample", "2").out
+    assert run("verify").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dedup", "--threshold", "much"], "--threshold much is no number"),
+        (["dedup", "--threshold", "2"], "no cosine similarity"),
+        (["dedup", "--keep", "prettiest"], "prettiest"),
+        (["dedup", "--keep-all", "zz"], "'zz' names no group"),
+        (["dedup", "--against", "nowhere"], "There is no catalog in nowhere"),
+        (["apply"], "Give a plan to carry out, or --undo LOG"),
+        (["apply", "plan.json", "--undo", "log"], "Give a plan to carry out, or --undo LOG"),
+        (["apply", "nowhere.json"], "nowhere.json"),
+        (["apply", "--undo", "nowhere.log"], "nowhere.log"),
+    ],
+)
+def test_bad_input(run: Run, folder: Path, words: list[str], said: str) -> None:
+    done = run(*words)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("Error: ")
+    assert said in done.err
+    assert len(done.err.splitlines()) == 1
