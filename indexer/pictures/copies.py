@@ -21,8 +21,8 @@ from ..errors import InvalidArgument
 from .alignment import COARSE, FINE, Floats, box, levelled, reduced, refine, sample, search
 from .signature import SIDE, Likenesses
 
-# From 2,640 copies and 11,566 negatives: shots of one scene, seconds apart, reached .85 and .72. On other pictures, those of
-# benchmarks/copies.py, distinct photographs stayed below .70 and .50; real ones spread over 17 blocks or more.
+# From 2,640 copies and 11,566 negatives: shots of one scene, seconds apart, reached .85 and .72. On the pictures of
+# benchmarks/copies.py distinct photographs stayed below .70 and .50, and no photograph had its details in under 16 blocks.
 COPY_TRIMMED, COPY_MEAN = 0.86, 0.73
 UNDECIDED_TRIMMED = 0.50
 WHOLE_MEAN = 0.80  # a copy below it differs in some place: a caption, or a subject that moved
@@ -32,7 +32,7 @@ _REJECTED = 0.45  # correlation of the best window, below which a pair is not lo
 _STARTS = 2  # windows that are tried a direction
 _PAIRS = 64  # compared at a time: some 20 MB
 _BLOCK, _WORST = 8, 0.3
-_NOISE, _MOST_WEIGHT = 0.56, 12
+_NOISE, _MOST_WEIGHT = 0.56, 12  # in levels squared, and levels: rounding is no detail, and one edge not all of it
 _OVERLAP = 0.5
 
 
