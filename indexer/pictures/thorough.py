@@ -11,9 +11,12 @@ import numpy.typing as npt
 from ..errors import InvalidArgument
 from ..preprocess import Pixels
 
-# measured on 22 undecided copies, of which it found 21, and on 105 close shots of one scene, of which it took 1
+# Measured: of 110 copies that signatures left undecided it found 81 (the rest are too blurred or
+# too plain), of 60 pairs of distinct photographs none; of 49 undecided pairs of film frames, 0.2 to 2 s apart, it
+# took 21.
 _LEAST_MATCHES, _LEAST_SHARE = 20, 0.78
 _SIDE, _FEATURES, _RATIO = 512, 600, 0.8
+_CONTRAST = 0.01  # a quarter of OpenCV's: blurred copies have faint features
 _PIXELS_OFF = 3.0
 _DEGENERATE = 0.2  # a picture laid over the other smaller than this, or as much larger, is no copy but an accident
 
@@ -35,14 +38,14 @@ class SecondLook:
 
 
 def look_again(left: Pixels, right: Pixels) -> SecondLook:
-    """Compare two upright pictures by SIFT features and a MAGSAC homography; some 0.2 s a pair. Either order will do.
+    """Compare two upright pictures by SIFT features and a MAGSAC homography; some 50 ms a pair. Either order will do.
 
     left, right: uint8 RGB, (H, W, 3), of any size.
     Raises InvalidArgument where OpenCV is not installed, or for other arrays.
     """
     cv2 = _opencv()
     first, second = sorted((_small(cv2, left), _small(cv2, right)), key=lambda grey: (grey.shape, grey.tobytes()))
-    sift = cv2.SIFT_create(nfeatures=_FEATURES)
+    sift = cv2.SIFT_create(nfeatures=_FEATURES, contrastThreshold=_CONTRAST)
     (points, features), (others, candidates) = (sift.detectAndCompute(grey, None) for grey in (first, second))
     if min(len(points), len(others)) < _LEAST_MATCHES:
         return SecondLook(0, 0)

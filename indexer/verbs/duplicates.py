@@ -67,10 +67,11 @@ class Node(NamedTuple):
 
 
 class Link(NamedTuple):
-    """Why one node is linked to another."""
+    """Why one node is linked to another. to_ask: whether a person should look before anything is removed."""
 
     tier: Tier
     why: str
+    to_ask: bool = False
 
 
 def duplicates(
@@ -234,7 +235,7 @@ class _Search:
 
     def _verdict(self, score: float, judged: Judged) -> Link | None:
         if judged.tier is not None:
-            return Link(judged.tier, judged.why) if self._wants(judged.tier) else None
+            return Link(judged.tier, judged.why, judged.changed) if self._wants(judged.tier) else None
         least = self.limits.similar if self.options.threshold is None else self.options.threshold
         if self._wants("similar") and score >= least:
             return Link("similar", "alike, but not the same picture")
@@ -354,7 +355,7 @@ class _Search:
         others = []
         for image, node in whole:
             link = self._link_of(image, node, leader)
-            action: Action = "remove" if link.tier in SURE else "leave"
+            action: Action = "remove" if link.tier in SURE and not link.to_ask else "leave"
             others.append(DuplicateImage(image, scores[image.sha256], link.tier, action, link.why))
         others.sort(key=lambda other: (TIERS.index(other.tier), -other.score, other.path))
         keep = DuplicateImage(keeper, 1.0, "exact", "keep", self.keeping.why(keeper, [image for image, _ in whole]))
@@ -370,7 +371,7 @@ class _Search:
         if node == leader or self.links[leader, node].tier == "pixels":
             return Link("pixels", f"the same pixels, {_size_of(image)}")
         link = self.links[leader, node]
-        return Link(link.tier, f"{link.why}, {_size_of(image)}")
+        return link._replace(why=f"{link.why}, {_size_of(image)}")
 
     def _scores(self, leader: Node, keeper: ImageRecord, whole: Iterable[tuple[ImageRecord, Node]]) -> dict[str, float]:
         """Cosine similarity to the keeper, by content."""

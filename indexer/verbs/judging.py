@@ -28,10 +28,14 @@ TURNS = (
 
 
 class Judged(NamedTuple):
-    """A verdict on a pair: 'copy', 'probable', or None for two different pictures (as far as one can tell)."""
+    """A verdict on a pair: 'copy', 'probable', or None for two different pictures (as far as one can tell).
+
+    changed: a copy that differs in some place, by a caption or because something moved between two shots.
+    """
 
     tier: Tier | None
     why: str
+    changed: bool = False
 
 
 DIFFERENT = Judged(None, "")
@@ -68,7 +72,7 @@ class Judge:
         words = ["the same picture" + (" with a local change" if changed else "")]
         if turned:
             words.append(TURNS[turned])
-        return Judged("copy", ", ".join(words))
+        return Judged("copy", ", ".join(words), changed)
 
     def _looked_at(self, left: Nodes, ours: Ids, right: Nodes, theirs: Ids) -> Iterator[bool]:
         """Whether pairs are probably copies, from the pictures themselves."""

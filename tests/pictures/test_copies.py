@@ -182,6 +182,11 @@ def test_noise_is_no_copy_of_other_noise() -> None:
     assert (compare(noise[:30], noise[30:], mirrors=True).verdicts == Verdict.DIFFERENT).all()
 
 
+def test_what_may_be_rounding_is_no_detail() -> None:
+    faint = np.random.default_rng(0).integers(128, 130, (3, 64, 64), np.uint8)
+    assert (compare(faint, faint).verdicts == Verdict.DIFFERENT).all()
+
+
 def test_no_pairs() -> None:
     none = likenesses([])
     found = compare(none, none, mirrors=True)

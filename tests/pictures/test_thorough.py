@@ -12,7 +12,7 @@ from indexer.pictures.thorough import SecondLook, look_again
 from indexer.preprocess import Pixels
 from tests.conftest import PHOTOS
 
-NAMES = ["bridge.jpg", "cat.jpg", "pagoda.jpg", "rocket.jpg"]
+NAMES = ["bridge.jpg", "cat.jpg", "fig.jpg", "pagoda.jpg"]
 
 
 def photo(name: str) -> Image.Image:
