@@ -81,6 +81,8 @@ def quality(scratch: Path, images: Path, distinct: Path | None, others: int) -> 
     for edit in (*MADE, TURNED):
         print(f"  recall, {edit:<20}{found[edit] / made:>8.3f}")
     print(f"  recall, all{'':<17}{sum(found.values()) / (made * (len(MADE) + 1)):>8.3f}")
+    marked = len(report.removable) / max(pairs, 1)
+    print(f"  marked for removal{'':<10}{marked:>8.3f}   the others have a local change: for a person to judge")
     print(f"  precision of {pairs:,} pairs{'':<8}{1 - len(wrong) / max(pairs, 1):>8.4f}")
     for keeper, name in wrong[:10]:
         print(f"    not the same: {keeper} {name}")

@@ -98,9 +98,21 @@ def test_an_edited_copy(tmp_path: Path, photos: Path, edit: str) -> None:
     assert set(names(group)) == {"bridge.png", "edited.jpg"}
     assert group.tier == "copy"
     (other,) = group.others
-    assert other.action == "remove"
     assert other.why.startswith("the same picture")
+    assert other.action == ("leave" if "with a local change" in other.why else "remove")
     assert other.score == group.min_score < 1
+
+
+def test_a_local_change_is_for_a_person_to_judge(tmp_path: Path, photos: Path) -> None:
+    """A caption; or a shot of a burst in which only the subject has moved."""
+    captioned = photo("bridge")
+    captioned.paste("white", (30, 110, 226, 150))
+    captioned.save(photos / "captioned.png")
+    with built(tmp_path / "c", photos) as catalog:
+        (group,) = catalog.duplicates()
+    (other,) = group.others
+    assert (other.tier, other.action) == ("copy", "leave")
+    assert "with a local change" in other.why
 
 
 def test_scores_are_those_of_a_query(tmp_path: Path, photos: Path) -> None:
