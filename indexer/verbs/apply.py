@@ -11,23 +11,14 @@ from typing import get_args
 
 from ..errors import InvalidArgument, PictureError
 from ..pictures.scan import digest, why
+from ..records import Applied, ApplyAction
 from . import trash
 from .moves import entry_key, has_bytes, move, put, same_entry
 from .plans import Plan, PlannedGroup, PlannedImage
-from .undo_log import Entry, Method, UndoLog, read
+from .undo_log import Entry, UndoLog, read
 
 DRY_RUN = "dry run"
 """What begins the reason of everything that a dry run would do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What became of one file. why: the reason if it was not done, else a remark or nothing."""
-
-    path: str
-    action: str
-    done: bool
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +36,7 @@ def apply(
     *,
     uuid: str,
     roots: Sequence[bytes],
-    action: Method = "trash",
+    action: ApplyAction = "trash",
     to: str | os.PathLike[str] | None = None,
     yes: bool = False,
     log: str | os.PathLike[str],
@@ -61,8 +52,8 @@ def apply(
     plan.check()
     if plan.uuid != uuid:
         raise InvalidArgument(f"The plan is for another catalog, {plan.catalog}. Name that one with --catalog.")
-    if action not in get_args(Method):
-        raise InvalidArgument(f"There is no action {action!r}. Known: {', '.join(get_args(Method))}.")
+    if action not in get_args(ApplyAction):
+        raise InvalidArgument(f"There is no action {action!r}. Known: {', '.join(get_args(ApplyAction))}.")
     if (action == "move") != (to is not None):
         raise InvalidArgument(
             "The action move needs a folder to move to, and no other takes one. Give both or neither."
@@ -80,7 +71,9 @@ def apply(
 class _Run:
     """One way through a plan."""
 
-    def __init__(self, plan: Plan, roots: Sequence[bytes], action: Method, folder: bytes, yes: bool, log: Path) -> None:
+    def __init__(
+        self, plan: Plan, roots: Sequence[bytes], action: ApplyAction, folder: bytes, yes: bool, log: Path
+    ) -> None:
         self.plan = plan
         self.roots = sorted(roots, key=len, reverse=True)  # of two that hold a file, the inner one
         self.action = action
@@ -218,7 +211,7 @@ _VERBS = {
 }
 
 
-def _act(action: Method, task: _Task, sha256: str) -> None:
+def _act(action: ApplyAction, task: _Task, sha256: str) -> None:
     if action == "trash":
         trash.throw_away(task.source)
     elif action == "delete":
@@ -247,7 +240,7 @@ def _was_done(entry: Entry) -> bool:
     return not os.path.lexists(source)
 
 
-def _intention(action: Method, task: _Task) -> str:
+def _intention(action: ApplyAction, task: _Task) -> str:
     keeper = os.fsdecode(task.keeper)
     return {
         "trash": f"goes to the trash, {keeper} stays",

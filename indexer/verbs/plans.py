@@ -7,15 +7,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from ..errors import InvalidArgument, WrongFormat
 from ..files import replace_file
+from ..records import Action, Tier
 
 VERSION = 1
-
-Tier = Literal["exact", "pixels", "copy", "similar"]
-Decision = Literal["keep", "remove", "leave"]
 
 _Reader = Callable[[Any], Any]
 
@@ -34,7 +32,7 @@ class PlannedImage:
     height: int
     score: float
     tier: Tier
-    action: Decision
+    action: Action
     why: str = ""
 
 
@@ -42,13 +40,13 @@ class PlannedImage:
 class PlannedGroup:
     """Images that belong together. Removing any takes at least one that is kept."""
 
-    id: int
+    id: str
     tier: Tier
     min_score: float
     images: tuple[PlannedImage, ...]
     kept_because: str = ""
 
-    def having(self, action: Decision) -> list[PlannedImage]:
+    def having(self, action: Action) -> list[PlannedImage]:
         """The images with an action, in the plan's order."""
         return [image for image in self.images if image.action == action]
 
@@ -144,7 +142,7 @@ def _group(values: Any, place: str) -> PlannedGroup:
     get = _getter(values, place)
     images = get("images", _list)
     return PlannedGroup(
-        get("id", _count),
+        get("id", _text),
         get("tier", _one_of(Tier)),
         get("min_score", _number),
         tuple(_image(image, f"{place}.images[{i}]") for i, image in enumerate(images)),
@@ -162,7 +160,7 @@ def _image(values: Any, place: str) -> PlannedImage:
         get("height", _count),
         get("score", _number),
         get("tier", _one_of(Tier)),
-        get("action", _one_of(Decision)),
+        get("action", _one_of(Action)),
         get("why", _text, ""),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import PictureError
 from ..pictures.scan import why
-from .apply import Applied
+from ..records import Applied
 from .moves import copy, has_bytes, move
 from .trash import Trash
 from .undo_log import Entry, UndoLog, read

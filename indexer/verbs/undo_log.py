@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 
 from ..errors import InvalidArgument, WrongFormat
 from ..files import changing, replace_file
+from ..records import ApplyAction
 
 VERSION = 1
 
-Method = Literal["trash", "move", "hardlink", "symlink", "delete"]
 State = Literal["intent", "done", "failed", "undone"]
 
 
@@ -32,7 +32,7 @@ class Entry:
     """
 
     number: int
-    method: Method
+    method: ApplyAction
     source: str
     target: str
     keeper: str
@@ -70,7 +70,7 @@ class UndoLog:
         os.close(self._handle)
 
     def intend(
-        self, method: Method, source: bytes, target: bytes, keeper: bytes, sha256: str, status: os.stat_result
+        self, method: ApplyAction, source: bytes, target: bytes, keeper: bytes, sha256: str, status: os.stat_result
     ) -> Entry:
         """Say what comes next. What is said lasts when this returns."""
         number = max(self.entries, default=0) + 1
@@ -137,7 +137,7 @@ def _entry(values: dict[str, Any]) -> Entry | None:
     texts = (entry.source, entry.target, entry.keeper, entry.sha256)
     numbers = (entry.number, entry.mtime_ns, entry.mode)
     sound = all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)
-    return entry if sound and entry.method in get_args(Method) and entry.state in get_args(State) else None
+    return entry if sound and entry.method in get_args(ApplyAction) and entry.state in get_args(State) else None
 
 
 def _line(values: dict[str, Any]) -> bytes:
