@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import click
 
 from ..errors import InvalidArgument
-from ..records import ApplyAction
+from ..records import Applied, ApplyAction
 from . import common
 
 
@@ -46,26 +47,32 @@ def apply(
     files were left alone, with the reason.
     """
     from ..catalog import Catalog
-    from ..render import jsonl, text
 
     if (plan is None) == (undo is None):
         raise InvalidArgument("Give a plan to carry out, or --undo LOG: one of them. See indexer apply --help.")
-    done = left = 0
     if undo is not None:
-        steps = Catalog.undo(undo)
+        _, left = _show(Catalog.undo(undo), as_json)
     else:
-        opened = Catalog.open(common.find_catalog(catalog))
         assert plan is not None
-        steps = opened.apply(plan, action=action, to=to, yes=yes, log=log)  # type: ignore[arg-type]
-    for step in steps:
-        done += step.done
-        left += not step.done and (yes or undo is not None)
-        click.echo(jsonl.dumps(jsonl.applied(step)) if as_json else text.applied(step))
-    if undo is None:
-        opened.close()
+        with Catalog.open(common.find_catalog(catalog)) as opened:
+            steps = opened.apply(plan, action=action, to=to, yes=yes, log=log)  # type: ignore[arg-type]
+            done, left = _show(steps, as_json)
         if not yes:
             common.say("This was a dry run: nothing was changed. Add --yes to do it.")
-        elif done:
+            return
+        if done:
             common.say("Bring the catalog in line with: indexer build")
     if left:
         sys.exit(common.SOME_SKIPPED)
+
+
+def _show(steps: Iterator[Applied], as_json: bool) -> tuple[int, int]:
+    """Print every step; how many were done, and how many files were left alone."""
+    from ..render import jsonl, text
+
+    done = left = 0
+    for step in steps:
+        done += step.done
+        left += not step.done
+        click.echo(jsonl.dumps(jsonl.applied(step)) if as_json else text.applied(step))
+    return done, left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,15 @@ from ..fakes import FakeEmbedder
 
 
 @pytest.fixture
-def calibrated(tmp_path: Path) -> Catalog:
+def calibrated(tmp_path: Path) -> Iterator[Catalog]:
     folder = tmp_path / "photos"
     folder.mkdir()
     for path in sorted(PHOTOS.glob("*.jpg"))[:8]:
         with Image.open(path) as image:
             ImageOps.contain(image, (256, 256)).save(folder / f"{path.stem}.png")
-    catalog = Catalog.create(tmp_path / "catalog", loader=lambda _: FakeEmbedder())
-    catalog.build([folder])
-    return catalog
+    with Catalog.create(tmp_path / "catalog", loader=lambda _: FakeEmbedder()) as catalog:
+        catalog.build([folder])
+        yield catalog
 
 
 def test_it_says_what_each_threshold_would_do(calibrated: Catalog) -> None:
