@@ -15,12 +15,13 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[heif,parquet,thorough]'
 	touch $@
 
-demo: $(READY)  ## build a catalog of data/photos and edited copies, query it, write a gallery
+demo: $(READY)  ## build a catalog of data/photos and edited copies, query it, find the copies, write two pages
 	$(BIN)/python data/make_copies.py data/photos $(DEMO)/pictures
 	$(BIN)/indexer build $(DEMO)/pictures --catalog $(DEMO)/catalog --model data/eva-tiny
 	$(BIN)/indexer query $(DEMO)/pictures/cat.jpg $(DEMO)/pictures/bridge.jpg $(DEMO)/pictures/astronaut.jpg -k 8 \
 		--catalog $(DEMO)/catalog --html $(DEMO)/gallery.html
-	@echo "Open $(DEMO)/gallery.html in a browser."
+	$(BIN)/indexer dedup --catalog $(DEMO)/catalog --plan $(DEMO)/plan.json --html $(DEMO)/groups.html > $(DEMO)/groups.txt
+	@echo "Open $(DEMO)/gallery.html and $(DEMO)/groups.html in a browser."
 
 test: lint  ## check style and types, and run the tests
 	$(BIN)/python -m pytest
@@ -43,6 +44,7 @@ bench: $(READY)  ## measure speed on this machine
 	$(BIN)/python -m benchmarks.build
 	$(BIN)/python -m benchmarks.supervision
 	$(BIN)/python -m benchmarks.copies
+	$(BIN)/python -m benchmarks.dedup
 
 clean:  ## remove what the other targets made
 	rm -rf .venv $(DEMO)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from indexer.neighbours.pairs import Blas, Pairs, pairs_above, similarity
+from indexer.neighbours.pairs import Blas, Cuda, Pairs, pairs_above, similarity
 
 Half = npt.NDArray[np.float16]
 
@@ -70,6 +70,18 @@ def test_a_row_keeps_its_best_partners(multiplier: Blas) -> None:
     wanted = {(min(i, int(j)), max(i, int(j))) for i in range(60) for j in best[i]}
     assert as_set(found) == wanted
     assert len(found.left) <= 60 * top
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("threshold", [0.8, 0.3])
+def test_a_gpu_finds_the_same(threshold: float) -> None:
+    some, others = rows(5000, 256), rows(700, 256, seed=3)
+    for across in (None, others):
+        ours = pairs_above(some, threshold, 8, others=across, multiplier=Cuda())
+        theirs = pairs_above(some, threshold, 8, others=across, multiplier=Blas())
+        assert len(ours.left) > 100
+        assert as_set(ours) == as_set(theirs)
+        assert np.array_equal(ours.scores, theirs.scores)
 
 
 def test_many_almost_equal_rows_stay_within_bounds() -> None:
