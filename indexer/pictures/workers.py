@@ -42,6 +42,10 @@ EXIT_SECONDS = 0.5
 # bytes of the line that begins a request or an answer
 MAX_LINE = 1 << 16
 DIGEST_BYTES = 32
+NOT_STARTED = (
+    "A decoding process could not be started. "
+    "Check that there is memory and that more processes are allowed (ulimit -u)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +159,8 @@ class _Worker:
             pass
         try:
             return self._decode(data, kind)
-        except _KilledByOthers:
-            raise PictureError("crashed the decoder") from None
+        except _KilledByOthers as error:
+            raise error.verdict from None
 
     def _decode(self, data: bytes, kind: str) -> Prepared:
         if self.late or (self.process and self.process.poll() is not None):  # ended since its last answer
@@ -173,7 +177,7 @@ class _Worker:
             killed_by_others = self._was_killed_by_others(process)
             self.stop()
             if killed_by_others:
-                raise _KilledByOthers from None
+                raise _KilledByOthers(PictureError(reason)) from None
         raise PictureError(reason)
 
     def _unpacked(self, answer: dict[str, Any], body: bytes) -> Prepared:
@@ -200,11 +204,12 @@ class _Worker:
             )
             self._ask(self.process, self.settings, b"", START_SECONDS)
         except Exception as error:
+            process, verdict = self.process, IndexerError(NOT_STARTED)
+            killed_by_others = process is not None and self._was_killed_by_others(process)
             self.stop()
-            raise IndexerError(
-                "A decoding process could not be started. Check that there is memory and that more processes are "
-                "allowed (ulimit -u)."
-            ) from error
+            if killed_by_others:
+                raise _KilledByOthers(verdict) from None
+            raise verdict from error
         return self.process
 
     def _ask(
@@ -248,7 +253,11 @@ class _Worker:
 
 
 class _KilledByOthers(Exception):
-    """SIGKILL, and not from here."""
+    """SIGKILL, and not from here. verdict: what to say if it happens again."""
+
+    def __init__(self, verdict: IndexerError) -> None:
+        super().__init__(str(verdict))
+        self.verdict = verdict
 
 
 def _send(pipe: IO[bytes], header: dict[str, Any], body: bytes) -> None:

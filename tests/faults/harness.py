@@ -29,10 +29,12 @@ BELONGS = ("catalog.sqlite", "catalog.seal", "build.lock")
 
 _IMAGES = """
 SELECT roots.path, images.path, images.size, mtime_ns, ctime_ns, hex(sha256), bytes, width, height, format, taken,
-    camera, hex(vector), (SELECT group_concat(rank || ':' || class || ':' || probability, ' ')
+    camera, hex(vector), hex(pixels), hex(signature),
+    (SELECT group_concat(rank || ':' || class || ':' || probability, ' ')
         FROM (SELECT * FROM labels WHERE labels.content_id = contents.id ORDER BY model_id, rank))
 FROM images JOIN roots ON roots.id = root_id JOIN contents ON contents.id = images.content_id
-LEFT JOIN vectors ON vectors.content_id = contents.id ORDER BY 1, 2
+LEFT JOIN vectors ON vectors.content_id = contents.id
+LEFT JOIN fingerprints ON fingerprints.content_id = contents.id ORDER BY 1, 2
 """
 _SKIPS = "SELECT roots.path, skips.path, reason, tried_with FROM skips JOIN roots ON roots.id = root_id ORDER BY 1, 2"
 
@@ -51,7 +53,9 @@ class State:
         try:
             counts = {
                 table: conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-                for table in ("roots", "models", "classes", "contents", "vectors", "labels", "images", "skips")
+                for table in (
+                    *("roots", "models", "classes", "contents", "fingerprints", "vectors", "labels", "images", "skips"),
+                )
             }
             return cls(conn.execute(_IMAGES).fetchall(), conn.execute(_SKIPS).fetchall(), counts)
         finally:

@@ -393,3 +393,29 @@ def test_prepare_is_decode_and_fit() -> None:
 def test_a_higher_pixel_limit_brings_memory_along() -> None:
     assert Limits.for_pixels(1000) == Limits(pixels=1000)
     assert Limits.for_pixels(1_000_000_000).megabytes > 11_000
+
+
+KILLS_ITSELF = (
+    "import os, signal\n"
+    "left = int(open(os.environ['LEFT']).read())\n"
+    "if left:\n"
+    "    open(os.environ['LEFT'], 'w').write(str(left - 1))\n"
+    "    os.kill(os.getpid(), signal.SIGKILL)\n"
+)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_process_that_is_killed_while_it_starts_is_started_once_more(
+    start: Callable[..., Decoders], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """By the system, say, when memory runs out: that says nothing of the picture."""
+    left = tmp_path / "left"
+    left.write_text(str(times))
+    monkeypatch.setenv("LEFT", str(left))
+    monkeypatch.setattr(workers, "BOOT", KILLS_ITSELF + planted.BOOT)
+    future = start().submit(b"fine", "PLANTED")
+    if times == 1:
+        assert future.result().info.format == "PLANTED"
+    else:
+        with pytest.raises(IndexerError, match="could not be started"):
+            future.result()

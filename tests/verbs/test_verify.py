@@ -43,11 +43,12 @@ def contents(folder: Path) -> list[tuple[object, ...]]:
     """All that matters of a catalog, vectors bit for bit."""
     conn = sqlite3.connect(folder / FILE)
     rows = conn.execute(
-        "SELECT roots.path, images.path, sha256, width, height, format, vector, "
+        "SELECT roots.path, images.path, sha256, width, height, format, vector, pixels, signature, "
         "(SELECT group_concat(class || ':' || probability) FROM labels WHERE labels.content_id = contents.id), reason "
         "FROM images JOIN roots ON roots.id = images.root_id JOIN contents ON contents.id = images.content_id "
-        "JOIN vectors ON vectors.content_id = contents.id LEFT JOIN skips ON 0 "
-        "UNION ALL SELECT NULL, path, NULL, NULL, NULL, NULL, NULL, NULL, reason FROM skips ORDER BY 2"
+        "JOIN vectors ON vectors.content_id = contents.id "
+        "JOIN fingerprints ON fingerprints.content_id = contents.id LEFT JOIN skips ON 0 "
+        "UNION ALL SELECT NULL, path, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, reason FROM skips ORDER BY 2"
     ).fetchall()
     conn.close()
     return rows
@@ -134,6 +135,20 @@ def test_a_row_may_hold_anything(sound: Path, table: str, column: str, value: ob
     report = Catalog.verify(sound)
     assert not report.ok
     assert all(problem.startswith(f"{FILE}: ") for problem in report.problems)
+
+
+def test_repair_keeps_what_was_decided(sound: Path) -> None:
+    with Catalog.open(sound, loader=lambda _: FakeEmbedder()) as catalog:
+        report = catalog.duplicates(tier="exact")
+        catalog.keep_all(report, [report.groups[0].id])
+    conn = sqlite3.connect(sound / FILE)
+    conn.execute("UPDATE fingerprints SET signature = zeroblob(4096) WHERE content_id = 3")
+    conn.commit()
+    conn.close()
+    assert Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder()).lost == ()
+    assert Catalog.verify(sound).ok
+    with Catalog.open(sound, readonly=True) as catalog:
+        assert catalog.duplicates(tier="exact").remembered == 1
 
 
 @pytest.mark.parametrize("name", FILES)
