@@ -114,42 +114,22 @@ def _named_as_copy(image: ImageRecord) -> bool:
     return bool(_COPY_NAME.search(os.path.splitext(os.path.basename(image.path))[0]))
 
 
-def _modified(image: ImageRecord) -> float | None:
-    try:
-        return os.lstat(os.fsencode(image.path)).st_mtime
-    except OSError:
-        return None
-
-
-def _moment(image: ImageRecord) -> tuple[str, float] | None:
+def _moment(image: ImageRecord) -> tuple[str, int]:
     """When a picture was taken, else when its file was modified; the file also orders those taken in one second.
 
-    None for a file that has neither, since it has gone. An order of pairs ('EXIF if both have it') would not be one:
-    it runs in circles.
+    An order of pairs ('EXIF if both have it') would not be one: it runs in circles.
     """
-    modified = _modified(image)
-    if image.taken is None and modified is None:
-        return None
-    stamp = modified or 0.0
-    return image.taken or datetime.fromtimestamp(stamp, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"), stamp
+    modified = datetime.fromtimestamp(image.modified_ns / 1e9, timezone.utc)
+    return image.taken or modified.strftime("%Y-%m-%dT%H:%M:%S"), image.modified_ns
 
 
-def _oldest(image: ImageRecord) -> tuple[bool, str, float]:
-    moment = _moment(image)
-    return (False, *moment) if moment else (True, "", 0.0)
-
-
-def _newest(image: ImageRecord) -> tuple[bool, tuple[int, ...], float]:
-    moment = _moment(image)
-    return (False, tuple(-ord(c) for c in moment[0]), -moment[1]) if moment else (True, (), 0.0)
+def _newest(image: ImageRecord) -> tuple[tuple[int, ...], int]:
+    text, modified = _moment(image)
+    return tuple(-ord(c) for c in text), -modified
 
 
 def _says_moment(word: str) -> Callable[[ImageRecord], str]:
-    def says(image: ImageRecord) -> str:
-        moment = _moment(image)
-        return f"{word}, {moment[0][:10]}" if moment else word
-
-    return says
+    return lambda image: f"{word}, {_moment(image)[0][:10]}"
 
 
 RULES = {
@@ -160,7 +140,7 @@ RULES = {
         Rule("format", _format, _says_format),
         Rule("bytes", lambda i: -i.bytes, lambda i: f"{i.bytes:,} bytes"),
         Rule("name", _named_as_copy, lambda _: "not named as a copy"),
-        Rule("oldest", _oldest, _says_moment("oldest")),
+        Rule("oldest", _moment, _says_moment("oldest")),
         Rule("newest", _newest, _says_moment("newest")),
         Rule("shortest-path", lambda i: len(i.path), lambda _: "shortest path"),
     )

@@ -1,0 +1,360 @@
+"""apply touches nothing that it should not, and undo puts back what it did; with real files, links and kills."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from indexer.errors import InvalidArgument, WrongFormat
+from indexer.records import Applied, ApplyAction
+from indexer.verbs.apply import apply
+from indexer.verbs.plans import Plan, PlannedGroup, PlannedImage, read_plan, write_plan
+from indexer.verbs.undo import undo
+
+from ..conftest import ROOT
+
+Apply = Callable[..., list[Applied]]
+KEEP, COPY, TWIN = b"the picture", b"a smaller one", b"the picture"
+
+
+@pytest.fixture(autouse=True)
+def trash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trash of our own."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    return tmp_path / "share" / "Trash"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "keep.jpg").write_bytes(KEEP)
+    (root / "sub" / "copy.jpg").write_bytes(COPY)
+    (root / "twin.jpg").write_bytes(TWIN)
+    return root
+
+
+def image(path: Path, data: bytes, action: str, tier: str = "copy") -> PlannedImage:
+    digest = hashlib.sha256(data).hexdigest()
+    return PlannedImage(str(path), digest, len(data), 4, 3, 0.9, tier, action)  # type: ignore[arg-type]
+
+
+def plan_of(*images: PlannedImage, uuid: str = "u") -> Plan:
+    return Plan("/c", uuid, "m", 0.4, (PlannedGroup("abc", "copy", 0.9, images),))
+
+
+@pytest.fixture
+def plan(root: Path) -> Plan:
+    return plan_of(
+        image(root / "keep.jpg", KEEP, "keep"),
+        image(root / "sub" / "copy.jpg", COPY, "remove"),
+        image(root / "twin.jpg", TWIN, "remove", "exact"),
+    )
+
+
+@pytest.fixture
+def run(root: Path, tmp_path: Path) -> Apply:
+    def runner(
+        plan: Plan, action: ApplyAction = "delete", *, yes: bool = True, to: Path | None = None
+    ) -> list[Applied]:
+        log = tmp_path / "log"
+        return list(apply(plan, uuid="u", roots=[os.fsencode(root)], action=action, to=to, yes=yes, log=log))
+
+    return runner
+
+
+def files(root: Path) -> dict[str, bytes | str]:
+    """What lies below a folder: contents, or where a link points."""
+    return {
+        str(path.relative_to(root)): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+ALL = {"keep.jpg": KEEP, "sub/copy.jpg": COPY, "twin.jpg": TWIN}
+
+
+@pytest.mark.parametrize("action", ["trash", "move", "hardlink", "symlink", "delete"])
+def test_a_dry_run_changes_nothing(run: Apply, plan: Plan, root: Path, tmp_path: Path, action: ApplyAction) -> None:
+    steps = run(plan, action, yes=False, to=tmp_path / "to" if action == "move" else None)
+    assert [step.done for step in steps] == [False, False]
+    assert files(root) == ALL
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
+
+
+@pytest.mark.parametrize("action", ["trash", "move", "delete"])
+def test_what_is_marked_goes_and_nothing_else(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, action: ApplyAction
+) -> None:
+    to = tmp_path / "to" if action == "move" else None
+    assert all(step.done for step in run(plan, action, to=to))
+    assert files(root) == {"keep.jpg": KEEP}
+    if to:
+        assert files(to) == {"sub/copy.jpg": COPY, "twin.jpg": TWIN}
+    again = run(plan, action, to=to)
+    assert [(step.done, step.why) for step in again] == [(True, "already done")] * 2
+    back = list(undo(tmp_path / "log"))
+    assert [step.done for step in back] == [action != "delete"] * 2
+    assert files(root) == (ALL if action != "delete" else {"keep.jpg": KEEP})
+
+
+@pytest.mark.parametrize("action", ["hardlink", "symlink"])
+def test_links_are_for_the_same_bytes_only(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, action: ApplyAction
+) -> None:
+    os.utime(root / "twin.jpg", ns=(10**18, 10**18))
+    copy, twin = run(plan, action)
+    assert not copy.done
+    assert "other bytes" in copy.why
+    assert twin.done
+    assert (root / "twin.jpg").samefile(root / "keep.jpg")
+    assert (root / "twin.jpg").is_symlink() == (action == "symlink")
+    assert (root / "sub" / "copy.jpg").read_bytes() == COPY
+    assert all(step.done for step in undo(tmp_path / "log"))
+    assert files(root) == ALL
+    assert not (root / "twin.jpg").samefile(root / "keep.jpg")
+    assert (root / "twin.jpg").stat().st_mtime_ns == 10**18
+
+
+def changed(root: Path) -> None:
+    (root / "sub" / "copy.jpg").write_bytes(b"edited since")
+
+
+def keeper_changed(root: Path) -> None:
+    (root / "keep.jpg").write_bytes(b"edited since")
+
+
+def keeper_gone(root: Path) -> None:
+    (root / "keep.jpg").unlink()
+
+
+def keeper_is_the_victim(root: Path) -> None:
+    (root / "keep.jpg").unlink()
+    (root / "keep.jpg").symlink_to(root / "twin.jpg")
+
+
+def victim_is_a_link(root: Path) -> None:
+    os.rename(root / "sub" / "copy.jpg", root.parent / "elsewhere.jpg")
+    (root / "sub" / "copy.jpg").symlink_to(root.parent / "elsewhere.jpg")
+
+
+def folder_leads_out(root: Path) -> None:
+    os.rename(root / "sub", root.parent / "elsewhere")
+    (root / "sub").symlink_to(root.parent / "elsewhere")
+
+
+def gone(root: Path) -> None:
+    (root / "sub" / "copy.jpg").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "left"),
+    [
+        (changed, {"copy.jpg"}),
+        (gone, {"copy.jpg"}),
+        (victim_is_a_link, {"copy.jpg"}),
+        (folder_leads_out, {"copy.jpg"}),
+        (keeper_changed, {"copy.jpg", "twin.jpg"}),
+        (keeper_gone, {"copy.jpg", "twin.jpg"}),
+        (keeper_is_the_victim, {"copy.jpg", "twin.jpg"}),
+    ],
+)
+@pytest.mark.parametrize("action", ["trash", "delete"])
+def test_what_is_not_as_it_was_is_left(
+    run: Apply, plan: Plan, root: Path, harm: Callable[[Path], None], left: set[str], action: ApplyAction
+) -> None:
+    harm(root)
+    before = files(root.parent)
+    steps = run(plan, action)
+    assert {Path(step.path).name for step in steps if not step.done} == left
+    assert all(step.why for step in steps if not step.done)
+    after = files(root.parent)
+    assert {name for name in before if name not in after} == {
+        f"root/{name}" for name in ("twin.jpg",) if name not in left
+    }
+    assert all(after[name] == before[name] for name in before if name in after)
+
+
+def test_what_lies_outside_the_folders_is_left(run: Apply, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside.jpg").write_bytes(COPY)
+    (tmp_path / "root2").mkdir()
+    (tmp_path / "root2" / "near.jpg").write_bytes(COPY)
+    for path in (tmp_path / "outside.jpg", tmp_path / "root2" / "near.jpg", root / ".." / "outside.jpg"):
+        (step,) = run(plan_of(image(root / "keep.jpg", KEEP, "keep"), image(path, COPY, "remove")))
+        assert (step.done, step.why) == (False, "it is outside the catalog's folders")
+        assert path.exists()
+
+
+def test_hard_links_of_one_file(run: Apply, root: Path) -> None:
+    """One name may go as long as another stays."""
+    (root / "twin.jpg").unlink()
+    os.link(root / "keep.jpg", root / "twin.jpg")
+    (step,) = run(plan_of(image(root / "keep.jpg", KEEP, "keep"), image(root / "twin.jpg", TWIN, "remove", "exact")))
+    assert step.done
+    assert files(root) == {"keep.jpg": KEEP, "sub/copy.jpg": COPY}
+
+
+def test_two_groups_that_remove_each_others_keepers(run: Apply, root: Path) -> None:
+    one, other = root / "keep.jpg", root / "twin.jpg"
+    first = PlannedGroup(
+        "a", "exact", 1.0, (image(one, KEEP, "keep"), image(root / "sub" / "copy.jpg", COPY, "remove"))
+    )
+    second = PlannedGroup("b", "exact", 1.0, (image(other, TWIN, "keep"), image(one, KEEP, "remove")))
+    plan = Plan("/c", "u", "m", 0.4, (first, second))
+    with pytest.raises(InvalidArgument, match="twice"):
+        run(plan)
+    assert files(root) == ALL
+
+
+def test_nothing_is_overwritten(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "twin.jpg").write_bytes(b"was here before")
+    copy, twin = run(plan, "move", to=tmp_path / "to")
+    assert (copy.done, twin.done) == (True, False)
+    assert (tmp_path / "to" / "twin.jpg").read_bytes() == b"was here before"
+    (root / "sub" / "copy.jpg").write_bytes(b"came since")
+    (back,) = undo(tmp_path / "log")
+    assert not back.done
+    assert (root / "sub" / "copy.jpg").read_bytes() == b"came since"
+    assert (tmp_path / "to" / "sub" / "copy.jpg").read_bytes() == COPY
+
+
+@pytest.mark.parametrize("name", ["new\nline.jpg", "space .jpg", "-rf.jpg", "'quote\".jpg", "ü.jpg"])
+@pytest.mark.parametrize("action", ["trash", "move"])
+def test_any_name(run: Apply, root: Path, tmp_path: Path, name: str, action: ApplyAction) -> None:
+    path = root / name
+    path.write_bytes(COPY)
+    write_plan(tmp_path / "plan.json", plan_of(image(root / "keep.jpg", KEEP, "keep"), image(path, COPY, "remove")))
+    (step,) = run(read_plan(tmp_path / "plan.json"), action, to=tmp_path / "to" if action == "move" else None)
+    assert (step.path, step.done) == (str(path), True)
+    assert not path.exists()
+    assert [back.done for back in undo(tmp_path / "log")] == [True]
+    assert path.read_bytes() == COPY
+
+
+def test_a_name_that_is_no_unicode(run: Apply, root: Path, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(root) + b"/\xff\xfe.jpg"))
+    path.write_bytes(COPY)
+    write_plan(tmp_path / "plan.json", plan_of(image(root / "keep.jpg", KEEP, "keep"), image(path, COPY, "remove")))
+    (step,) = run(read_plan(tmp_path / "plan.json"), "move", to=tmp_path / "to")
+    assert step.done
+    assert [back.done for back in undo(tmp_path / "log")] == [True]
+    assert path.read_bytes() == COPY
+
+
+# -- killed half-way ---------------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from indexer.verbs.apply import apply
+from indexer.verbs.plans import read_plan
+left = int(sys.argv[1])
+def counted(name):
+    real = getattr(os, name)
+    def step(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+    setattr(os, name, step)
+for name in ("unlink", "replace", "rename", "link", "symlink", "fsync", "write"):
+    counted(name)
+action, plan, root, log, to = sys.argv[2:]
+list(apply(read_plan(plan), uuid="u", roots=[os.fsencode(root)], action=action, to=to or None, yes=True, log=log))
+"""
+
+
+@pytest.mark.parametrize("action", ["move", "hardlink", "symlink", "delete"])
+def test_killed_at_every_step_it_can_be_run_again(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, action: ApplyAction
+) -> None:
+    write_plan(tmp_path / "plan.json", plan)
+    to = tmp_path / "to" if action == "move" else None
+    wanted = None
+    for steps in range(0, 60, 1 if action == "move" else 2):
+        words = [str(steps), action, *map(str, (tmp_path / "plan.json", root, tmp_path / "log", to or ""))]
+        done = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=ROOT, capture_output=True)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        assert KEEP in files(tmp_path).values()
+        assert COPY in files(tmp_path).values() or action == "delete"
+        run(plan, action, to=to)
+        after = files(tmp_path / "to") if to else files(root)
+        wanted = wanted or after
+        assert after == wanted
+        assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
+        list(undo(tmp_path / "log"))
+        for name, data in ALL.items():
+            if action == "delete":
+                (root / name).write_bytes(data)
+            assert (root / name).read_bytes() == data
+        (tmp_path / "log").unlink()
+        if done.returncode == 0:
+            return
+    raise AssertionError("more steps than were looked at")
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_survives_its_file(plan: Plan, tmp_path: Path) -> None:
+    write_plan(tmp_path / "plan.json", plan)
+    assert read_plan(tmp_path / "plan.json") == plan
+    assert json.loads((tmp_path / "plan.json").read_text())["indexer_plan"] == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda text: text[: len(text) // 2], "no plan, or damaged"),
+        (lambda text: "[]", "no plan of indexer"),
+        (lambda text: text.replace('"indexer_plan": 1', '"indexer_plan": "1"'), "no plan of indexer"),
+        (lambda text: text.replace('"remove"', '"burn"'), "one of keep, remove, leave"),
+        (lambda text: text.replace('"keep"', '"leave"'), "keeps nothing"),
+        (lambda text: text.replace("/root/keep.jpg", "/root/twin.jpg"), "twice"),
+        (lambda text: text.replace('"sha256": "', '"sha256": "x'), "64 hex digits"),
+        (lambda text: text.replace('"path": "/', '"path": "'), "an absolute path"),
+        (lambda text: text.replace('"groups"', '"group"'), "nothing for groups"),
+    ],
+)
+def test_a_plan_that_makes_no_sense(plan: Plan, tmp_path: Path, edit: Callable[[str], str], said: str) -> None:
+    file = tmp_path / "plan.json"
+    write_plan(file, plan)
+    text = edit(file.read_text())
+    assert text != file.read_text()
+    file.write_text(text)
+    with pytest.raises(InvalidArgument, match=said):
+        read_plan(file)
+
+
+def test_a_plan_of_a_newer_indexer(plan: Plan, tmp_path: Path) -> None:
+    write_plan(tmp_path / "plan.json", plan)
+    text = (tmp_path / "plan.json").read_text().replace('"indexer_plan": 1', '"indexer_plan": 2')
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(WrongFormat, match="newer"):
+        read_plan(tmp_path / "plan.json")
+
+
+def test_what_cannot_be_meant(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    cases: tuple[tuple[Callable[[], object], str], ...] = (
+        (lambda: run(replace(plan, uuid="other")), "another catalog"),
+        (lambda: run(plan, "burn"), "no action 'burn'"),
+        (lambda: run(plan, "move"), "needs a folder"),
+        (lambda: run(plan, "delete", to=tmp_path / "to"), "needs a folder"),
+        (lambda: run(plan, "move", to=root / "here"), "where the next build would find"),
+        (lambda: list(undo(tmp_path / "nowhere")), "nowhere"),
+    )
+    for wrong, said in cases:
+        with pytest.raises(InvalidArgument, match=said):
+            wrong()
+    assert files(root) == ALL

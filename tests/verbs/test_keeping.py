@@ -1,0 +1,77 @@
+"""Which of several duplicates is kept, and the words for it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from indexer.errors import InvalidArgument
+from indexer.records import ImageRecord
+from indexer.verbs.keeping import DEFAULT, Keeping
+
+CAMERA = ImageRecord(
+    "/p/IMG_1.jpg", "a" * 64, 4_000_000, 4032, 3024, "JPEG", "2024-05-01T10:00:00", "Canon EOS", modified_ns=5 * 10**9
+)
+STRIPPED = replace(CAMERA, path="/p/whatsapp.jpg", sha256="b" * 64, bytes=900_000, taken=None, camera=None)
+SMALL = replace(CAMERA, path="/p/a.jpg", sha256="c" * 64, width=1600, height=1200, bytes=300_000)
+LOSSLESS = replace(STRIPPED, path="/p/z.png", sha256="d" * 64, format="PNG", bytes=20_000_000)
+
+
+def best(rules: str, *images: ImageRecord) -> ImageRecord:
+    """The one to keep, in whatever order they come."""
+    keeping = Keeping.parse(rules)
+    found = {min(order, key=keeping.key).path for order in itertools.permutations(images)}
+    assert len(found) == 1
+    return next(image for image in images if image.path in found)
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        (DEFAULT, CAMERA),
+        ("resolution", CAMERA),
+        ("bytes", LOSSLESS),
+        ("format", LOSSLESS),
+        ("exif", CAMERA),  # both cameras' files tell as much: the first by path
+        ("exif,resolution", CAMERA),
+        ("path:*.png", LOSSLESS),
+        ("path:*/wh*", STRIPPED),
+        ("shortest-path", SMALL),
+    ],
+)
+def test_the_first_rule_that_tells_them_apart_decides(rules: str, kept: ImageRecord) -> None:
+    assert best(rules, CAMERA, STRIPPED, SMALL, LOSSLESS) is kept
+
+
+def test_time_is_that_of_the_camera_where_it_is_known() -> None:
+    later = replace(CAMERA, path="/p/later.jpg", taken="2024-06-01T10:00:00", modified_ns=1)
+    assert best("oldest", CAMERA, later) is CAMERA
+    assert best("newest", CAMERA, later) is later
+    copied = replace(STRIPPED, path="/p/copied.jpg", modified_ns=1)
+    assert best("oldest", STRIPPED, copied) is copied
+    assert best("newest", STRIPPED, copied) is STRIPPED
+
+
+@pytest.mark.parametrize("name", ["IMG_1 (1).jpg", "IMG_1 - Copy.jpg", "Copy of IMG_1.jpg", "IMG_1~2.jpg"])
+def test_what_is_named_as_a_copy_is_one(name: str) -> None:
+    assert best(DEFAULT, CAMERA, replace(CAMERA, path=f"/p/{name}")) is CAMERA
+
+
+def test_equals_are_told_apart_by_path() -> None:
+    assert best("resolution", CAMERA, replace(CAMERA, path="/p/IMG_0.jpg")).path == "/p/IMG_0.jpg"
+
+
+def test_the_words_name_what_decided() -> None:
+    keeping = Keeping.parse(DEFAULT)
+    assert keeping.why(CAMERA, [SMALL]).startswith("4032x3024")
+    assert "EXIF" in keeping.why(CAMERA, [STRIPPED])
+    assert keeping.why(CAMERA, []) == "the only one"
+    assert keeping.why(replace(SMALL, path="/p/a longer path.jpg"), [CAMERA]) == "chosen against the rules"
+
+
+@pytest.mark.parametrize("rules", ["", "prettiest", "resolution,,bytes", "bytes,bytes", "path", "path:"])
+def test_rules_that_cannot_be_meant(rules: str) -> None:
+    with pytest.raises(InvalidArgument):
+        Keeping.parse(rules)
