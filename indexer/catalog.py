@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,7 +34,11 @@ from .store.store import Store
 if TYPE_CHECKING:
     from types import TracebackType
 
+    import numpy.typing as npt
+
+    from .neighbours.choosing import Wish
     from .verbs.build import BuildOptions
+    from .verbs.nearest import Graph, Neighbours
 
 Loader = Callable[[str], Embedder]
 
@@ -111,13 +115,19 @@ class Catalog:
         wait: bool = False,
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
+        neighbours: str | None = None,
+        recall: float | None = None,
+        memory: int | None = None,
+        optimize: bool = False,
         progress: Callable[[Progress], None] = lambda _: None,
     ) -> BuildReport:
         """Bring the catalog in line with folders (or files), or with all its roots where none is named.
 
         prune: also forget images when more than a tenth of a root is gone. dry_run: only count, reading no picture.
         switch_model: go on with another model than the catalog's; vectors of the old one stay. wait: for another build
-        of this catalog to end.
+        of this catalog to end. neighbours: 'flat', 'ivf', 'hnsw' or a string of faiss.index_factory instead of what the
+        rule chooses; recall: the recall@10 that its index must reach (0.99); memory: bytes that it may take (a quarter
+        of the machine's). optimize: bring the index up to date, however little has changed.
         Raises CatalogLocked, UnsafeRemoval for a root that is missing or empty, WrongModel, and ModelError.
         """
         from .store.lock import building
@@ -125,7 +135,7 @@ class Catalog:
 
         if self._store.readonly:
             raise CatalogError(f"{self.folder} was opened for reading. Open it without readonly to build.")
-        options = BuildOptions(prune, dry_run, workers, max_pixels)
+        options = BuildOptions(prune, dry_run, workers, max_pixels, _wish(neighbours, recall, memory), optimize)
         if dry_run:
             return self._build(paths, options, switch_model, progress)
         with building(self.folder, wait=wait):
@@ -327,6 +337,28 @@ class Catalog:
             if sealed:
                 self._store.seal()
 
+    def nearest(
+        self, vectors: npt.NDArray[Any], *, k: int = 10, where: str | None = None, label: str | None = None
+    ) -> Neighbours:
+        """The k nearest contents of each of many vectors, (N, dim), as arrays: `ids` and `scores`, both (N, k).
+
+        paths() tells what an id stands for. A vector of the catalog finds itself first.
+        Raises InvalidArgument for vectors of another length, or that are zero or not finite.
+        """
+        from .verbs.query import nearest
+
+        return nearest(self._store, self.folder, vectors, k, where, label)
+
+    def knn_graph(self, k: int = 10) -> Graph:
+        """The k nearest neighbours of every content: `ids` (N,), `neighbours` (N, k) and `scores` (N, k)."""
+        from .verbs.query import knn_graph
+
+        return knn_graph(self._store, self.folder, k)
+
+    def paths(self, ids: Iterable[int]) -> dict[int, list[str]]:
+        """Where the images of some contents are; an id that is not there is left out."""
+        return self._store.paths_of([int(id) for id in ids])
+
     def info(self) -> CatalogInfo:
         """What is in the catalog."""
         from .verbs.info import info
@@ -398,6 +430,15 @@ def _wrong_model(have: str, asked: str, source: str, verb: str) -> str:
         f"The catalog's vectors are of {have}, and {asked} was asked for; they cannot be compared. "
         f"Use --model {source}; or another --catalog; or {hint}."
     )
+
+
+def _wish(kind: str | None, recall: float | None, memory: int | None) -> Wish | None:
+    """None where nothing is asked for: then what there is may stay."""
+    from .neighbours.choosing import DEFAULT_RECALL, Wish
+
+    if kind is None and recall is None and memory is None:
+        return None
+    return Wish(kind, DEFAULT_RECALL if recall is None else recall, memory)
 
 
 def _full(path: str | os.PathLike[str]) -> bytes:

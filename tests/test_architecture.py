@@ -28,7 +28,7 @@ DOORS = {
     "timm": {"embed/eva.py"},
     "safetensors": {"embed/eva.py"},
     "huggingface_hub": {"embed/eva.py"},
-    "faiss": {"neighbours/index.py"},
+    "faiss": {"neighbours/index.py", "neighbours/nominator.py"},
     "sqlite_utils": {"store/store.py", "store/migrations.py"},
     "sqlite3": {
         "store/store.py",

@@ -26,6 +26,10 @@ from .progress import progress_bar
 @click.option("--wait", is_flag=True, help="Wait for another build of this catalog instead of giving up.")
 @click.option("--prune", is_flag=True, help="Also forget images when more than 10 % of a folder are gone.")
 @click.option("--switch-model", is_flag=True, help="Go on with another model than the catalog's.")
+@click.option("--neighbours", metavar="KIND", help="flat, ivf, hnsw or a faiss factory string. Default: by size.")
+@click.option("--recall", type=click.FloatRange(0, 1, min_open=True), help="recall@10 to reach. Default: 0.99.")
+@click.option("--memory", type=click.FloatRange(0, min_open=True), metavar="GB", help="For the index. Default: 1/4.")
+@click.option("--optimize", is_flag=True, help="Bring the neighbour index up to date, however little has changed.")
 @click.option("--dry-run", is_flag=True, help="Only compare names, sizes and times; read and change nothing.")
 @common.null_option
 @common.json_option
@@ -42,6 +46,10 @@ def build(
     prune: bool,
     switch_model: bool,
     wait: bool,
+    neighbours: str | None,
+    recall: float | None,
+    memory: float | None,
+    optimize: bool,
     dry_run: bool,
     null: bool,
     as_json: bool,
@@ -70,6 +78,10 @@ def build(
             wait=wait,
             workers=workers,
             max_pixels=max_pixels,
+            neighbours=neighbours,
+            recall=recall,
+            memory=None if memory is None else int(memory * 1e9),
+            optimize=optimize,
             progress=progress,
         )
     if as_json:

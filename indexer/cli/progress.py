@@ -25,6 +25,8 @@ _STAGES = {
     "load": "loading the model",
     "embed": "embedding",
     "index": "indexing",
+    "train": "training the index",
+    "measure": "measuring the index",
     "pairs": "comparing vectors",
     "looks": "comparing looks",
     "compare": "comparing pictures",

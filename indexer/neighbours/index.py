@@ -1,9 +1,10 @@
-"""The neighbour index: one FAISS file that can be thrown away and rebuilt from the store. The one door to faiss.
+"""The neighbour index: one FAISS file that can be thrown away and rebuilt from the store. A door to faiss.
 
-It nominates; scores are always computed from the stored vectors. The file is faiss's own, followed by a stamp: a line
-of JSON, its CRC-32 and its length (4 bytes each, little-endian) and MAGIC. The stamp says which vectors are covered,
-and of which catalog and model; a file whose stamp is off is not used. Files are never changed: a new one takes the old
-one's place.
+It nominates; scores are always computed from the stored vectors. The file begins as faiss's own index of all rows in
+float16, which is exact search. Then come the vector ids, in a large collection what nominates candidates to compare
+(see nominator.py), and a stamp: a line of JSON, its CRC-32 and its length (4 bytes each, little-endian) and MAGIC. The
+stamp says which vectors are covered, and of which catalog and model; a file whose stamp is off is not used. Files are
+never changed: a new one takes the old one's place.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +24,38 @@ import numpy.typing as npt
 
 from ..errors import CatalogError
 from ..files import changing, replacement
+from . import nominator
+from .choosing import FLAT, SAMPLE, lists_for
+from .nominator import Nominator
+from .tuning import QUERIES, Exam, Tuning, tune
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+Advance = Callable[[str, int, int], None]
+"""Told the stage ('index', 'train' or 'measure'), how much of it is done, and of how much."""
 
 MAGIC = b"IDXNBRS1"
+LAYOUT = 2
 PATTERN = "neighbours-*.faiss"
 _TRAILER = 4 + 4 + len(MAGIC)
 _BLOCK = 1 << 24
 # a checksum that takes longer than 50 ms is not worth its time at every opening; crc32 runs at some GB/s
 _CHECKED_BYTES = 128 << 20
+# rows that are taken from a file at once
+_ROWS = 8192
+# where a filter leaves so few numbers, reading them all is quicker than looking for the best
+_FEW_NUMBERS = 10_000_000
+# tail vectors that are this much further from their centres are of another kind than those that were trained on
+_MOVED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """What an index file says of itself.
 
-    covered: vectors in it. last: the highest vector id that it was built from. bytes, crc32: of faiss's part.
+    kind: FLAT or a factory string. covered: vectors in it. last: the highest vector id that it was built from.
+    recall: as measured; effort, depth: how to search for it; fit: see Nominator.fit(). trained: vectors when it was
+    trained. generation: of the store. ids, lists, structure: where the parts begin. bytes, crc32: of all parts.
     """
 
     catalog: str
@@ -47,6 +65,16 @@ class Stamp:
     covered: int
     last: int
     recall: float
+    generation: int = 0
+    target: float = 1.0
+    effort: int = 0
+    depth: int = 0
+    fit: float = 1.0
+    trained: int = 0
+    ids: int = 0
+    lists: int = 0
+    structure: int = 0
+    layout: int = 1
     bytes: int = 0
     crc32: int = 0
 
@@ -54,51 +82,175 @@ class Stamp:
 class NeighbourIndex:
     """An open index file."""
 
-    def __init__(self, index: Any, stamp: Stamp) -> None:
+    def __init__(self, path: Path, stamp: Stamp, structure: Nominator | None) -> None:
         """Use open_index()."""
-        self._index = index
+        import faiss
+
         self.stamp = stamp
+        self._plane = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        if self._plane.ntotal != stamp.covered or self._plane.d != stamp.dim:
+            raise RuntimeError("the rows are not what the stamp says")
+        begin = stamp.ids - stamp.covered * 2 * stamp.dim
+        self._rows = np.memmap(path, np.uint8, "r", begin, (stamp.covered, 2 * stamp.dim))
+        self.ids: Ids = np.memmap(path, np.uint8, "r", stamp.ids, (8 * stamp.covered,)).view(np.int64)
+        self._nominator = structure
+        if structure is not None:
+            self._refine = faiss.IndexRefine(structure.index, self._plane)
+
+    @property
+    def most_effort(self) -> int:
+        """See Nominator.most_effort."""
+        return self._nominator.most_effort if self._nominator else 1
 
     def search(self, queries: Vectors, k: int, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
         """The k best vector ids for each query, best first: scores (N, k) and ids (N, k).
 
         queries: float32, (N, dim), unit rows. allowed: the only ids that may come.
-        Where there are fewer than k, the ids at the end are -1 and the scores -inf.
+        Where there are fewer than k, fewer columns come back: there is never a gap.
         """
+        queries = np.ascontiguousarray(queries, np.float32)
+        places = None if allowed is None else self._places_of(allowed)
+        count = self.stamp.covered if places is None else len(places)
+        k = min(k, count)
+        if k < 1:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        few = places is not None and count * self.stamp.dim <= _FEW_NUMBERS
+        if self._nominator is None or few:
+            scores, found = self.exact(queries, k, places)
+        else:
+            effort = -(-self.stamp.effort * self.stamp.covered // count)
+            depth = min(self.stamp.depth * max(k, 10) // 10, self.stamp.depth + 4 * k)
+            scores, found = self.nominate(queries, k, effort, depth, places)
+            short = found[:, -1] < 0  # too little lay in the lists that were looked into
+            if short.any():
+                scores[short], found[short] = self.exact(queries[short], k, places)
+        return scores, self.ids[found]
+
+    def exact(self, queries: Vectors, k: int, places: Ids | None = None) -> tuple[Vectors, Ids]:
+        """The k best of all rows, or of those at some places: scores and places, both (N, k)."""
         import faiss
 
-        k = min(k, self.stamp.covered)
-        if k < 1:
-            empty = np.empty((len(queries), 0), np.float32)
-            return empty, empty.astype(np.int64)
-        parameters = None
-        if allowed is not None:
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBatch(allowed))  # type: ignore[call-arg]
-        scores, ids = self._index.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
-        scores[ids < 0] = -np.inf  # faiss pads with its own idea of nothing
-        return scores, ids
+        if places is not None and len(places) * self.stamp.dim <= _FEW_NUMBERS:
+            scores, found = faiss.knn(queries, self.rows_at(places), k, faiss.METRIC_INNER_PRODUCT)
+            return scores, places[found]
+        if places is not None or len(queries) < 16:
+            with _selecting(places, self.stamp.covered) as selector:
+                parameters = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+                return self._plane.search(queries, k, params=parameters)
+        best = np.full((len(queries), k), -np.inf, np.float32)
+        found = np.full((len(queries), k), -1, np.int64)
+        for start in range(0, self.stamp.covered, _ROWS):
+            rows = self.rows_at(slice(start, start + _ROWS))
+            scores, places = faiss.knn(queries, rows, min(k, len(rows)), faiss.METRIC_INNER_PRODUCT)
+            both, where = np.hstack([best, scores]), np.hstack([found, places + start])
+            order = np.argsort(-both, axis=1, kind="stable")[:, :k]
+            best, found = np.take_along_axis(both, order, 1), np.take_along_axis(where, order, 1)
+        return best, found
+
+    def nominate(
+        self, queries: Vectors, k: int, effort: int, depth: int, places: Ids | None = None
+    ) -> tuple[Vectors, Ids]:
+        """The k best of `depth` candidates, re-ranked by the rows: scores and places, -1 where too few were found."""
+        import faiss
+
+        assert self._nominator is not None
+        effort = min(effort, self.most_effort)
+        self._nominator.prepare(queries, effort)
+        with _selecting(places, self.stamp.covered) as selector:
+            inner = self._nominator.parameters(effort, selector)
+            factor = max(depth, k) / k
+            parameters = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
+                k_factor=factor, base_index_params=inner
+            )
+            return self._refine.search(queries, k, params=parameters)
+
+    def rows_at(self, places: Ids | slice) -> Vectors:
+        """Rows as float32, (N, dim)."""
+        return self._plane.sa_decode(np.ascontiguousarray(self._rows[places]))
+
+    def blocks(self) -> Iterator[tuple[Ids, Vectors]]:
+        """All ids and rows, a stretch at a time."""
+        for start in range(0, self.stamp.covered, _ROWS):
+            yield self.ids[start : start + _ROWS], self.rows_at(slice(start, start + _ROWS))
+
+    def _places_of(self, ids: Ids) -> Ids:
+        """Where some ids are; those that are not here fall out."""
+        places: Ids = np.searchsorted(self.ids, np.unique(ids))
+        places = places[places < self.stamp.covered]
+        return places[np.isin(self.ids[places], ids)]
 
 
-def write_index(folder: Path, blocks: Iterable[tuple[Ids, Vectors]], stamp: Stamp) -> Stamp:
-    """Build the index of some vectors and put it in the place of an older one.
-
-    blocks: vector ids and float32 unit rows. The stamp's sizes are filled in.
-    The new file is complete and on the disk before it gets its name, so a crash leaves the old one or the new one.
-    Raises CatalogError where the disk refuses, or there is not enough memory.
-    """
+@contextmanager
+def _selecting(places: Ids | None, count: int) -> Iterator[Any]:
+    """faiss's selector for some of so many places, None for all. Its bits, one a row, live as long as the block."""
     import faiss
 
+    if places is None:
+        yield None
+        return
+    chosen = np.zeros(count, bool)
+    chosen[places] = True
+    bits = np.packbits(chosen, bitorder="little")
+    yield faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+
+
+def write_index(
+    folder: Path,
+    blocks: Iterable[tuple[Ids, Vectors]],
+    stamp: Stamp,
+    kinds: Sequence[str] = (FLAT,),
+    advance: Advance = lambda *_: None,
+) -> Stamp:
+    """Build the index of some vectors and put it in the place of an older one.
+
+    blocks: vector ids, ascending, and float32 unit rows; each is dropped once it is written. kinds: tried in turn until
+    one reaches the recall that the stamp's `target` names; where none does, the last is taken. The stamp is filled in.
+    The new file is complete and on the disk before it gets its name, so a crash leaves the old one or the new one.
+    Raises CatalogError where the disk refuses, or there is not enough memory; InvalidArgument for an unusable kind.
+    """
+    return _write(folder, blocks, stamp, lambda path, rows: _choose(path, rows, kinds, advance))
+
+
+def extend_index(
+    folder: Path,
+    old: NeighbourIndex,
+    blocks: Iterable[tuple[Ids, Vectors]],
+    stamp: Stamp,
+    advance: Advance = lambda *_: None,
+) -> Stamp | None:
+    """The same, from an older index and the vectors that it does not cover yet, without training again.
+
+    None where that does not do any more, and nothing is written: the new vectors are of another kind than those that it
+    was trained on, or the recall cannot be reached.
+    """
+    try:
+        return _write(
+            folder, chain(old.blocks(), blocks), stamp, lambda path, rows: _extended(path, rows, old, advance)
+        )
+    except _Outgrown:
+        return None
+
+
+class _Outgrown(Exception):
+    """The structure was trained for another collection."""
+
+
+def _write(
+    folder: Path,
+    blocks: Iterable[tuple[Ids, Vectors]],
+    stamp: Stamp,
+    nominate: Callable[[Path, Stamp], tuple[Stamp, Nominator | None]],
+) -> Stamp:
     target = path_of(folder, stamp)
     try:
-        flat = faiss.IndexScalarQuantizer(stamp.dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        index = faiss.IndexIDMap2(flat)
-        for ids, rows in blocks:
-            index.add_with_ids(rows, ids)
         with replacement(target) as temporary:
-            # faiss's own writer does not notice when its last bytes are refused
-            with temporary.open("wb") as file:
-                faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
-            finished = _append_stamp(temporary, stamp, index.ntotal)
+            rows = _write_rows(temporary, blocks, stamp)
+            finished, structure = nominate(temporary, rows)
+            if structure is not None:
+                with temporary.open("ab") as file:
+                    lists, start = structure.write(file)
+                finished = replace(finished, lists=lists, structure=start)
+            finished = _append_stamp(temporary, finished)
     except (RuntimeError, MemoryError) as error:  # what faiss raises
         text = str(error).strip().splitlines() or ["out of memory"]
         raise CatalogError(
@@ -106,6 +258,103 @@ def write_index(folder: Path, blocks: Iterable[tuple[Ids, Vectors]], stamp: Stam
         ) from error
     remove_others(target)
     return finished
+
+
+def _write_rows(path: Path, blocks: Iterable[tuple[Ids, Vectors]], stamp: Stamp) -> Stamp:
+    """All rows, as faiss would write them, and their ids."""
+
+    empty = _empty_plane(stamp.dim)
+    ids = [np.empty(0, np.int64)]
+    with path.open("wb") as file:
+        file.write(_header(empty, 0))
+        for numbers, rows in blocks:
+            file.write(empty.sa_encode(np.ascontiguousarray(rows, np.float32)).data)
+            ids.append(np.array(numbers, np.int64))
+        every = np.concatenate(ids)
+        start = file.tell()
+        file.write(every.data)
+        file.seek(0)
+        file.write(_header(empty, len(every)))
+    return replace(stamp, covered=len(every), ids=start, layout=LAYOUT, kind=FLAT, recall=1.0)
+
+
+def _empty_plane(dim: int) -> Any:
+    import faiss
+
+    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+def _header(empty: Any, count: int) -> bytes:
+    """What faiss writes before the rows of an index of so many.
+
+    In faiss's format the number of vectors is at byte 8, and the last eight bytes of an index without vectors are the
+    size of its codes; what faiss reads is compared with the stamp at every opening.
+    """
+    import faiss
+
+    data: bytes = faiss.serialize_index(empty).tobytes()
+    size = count * 2 * int(empty.d)
+    return data[:8] + count.to_bytes(8, "little") + data[16:-8] + size.to_bytes(8, "little")
+
+
+def _choose(path: Path, rows: Stamp, kinds: Sequence[str], advance: Advance) -> tuple[Stamp, Nominator | None]:
+    """The first structure that reaches the recall, or the last; None for exact search."""
+    for kind in kinds:
+        if kind == FLAT or rows.covered < 2:
+            break
+        structure = nominator.make(kind, rows.dim)
+        index = NeighbourIndex(path, rows, None)
+        held_out, sample = _split(rows.covered)
+        advance("train", 0, 1)
+        training = index.rows_at(sample)
+        structure.train(training)
+        rows = replace(rows, kind=kind, fit=structure.fit(training), trained=rows.covered)
+        del training
+        _add(structure, index, 0, advance)
+        tuning = _tuned(path, rows, structure, held_out, advance)
+        rows = replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)
+        if tuning.recall >= rows.target or kind == kinds[-1]:
+            return rows, structure
+    return replace(rows, kind=FLAT, recall=1.0, effort=0, depth=0, fit=1.0, trained=rows.covered), None
+
+
+def _extended(path: Path, rows: Stamp, old: NeighbourIndex, advance: Advance) -> tuple[Stamp, Nominator | None]:
+    structure, before = old._nominator, old.stamp
+    if structure is None:
+        return replace(rows, trained=before.trained), None
+    index = NeighbourIndex(path, rows, None)
+    held_out, _ = _split(rows.covered)
+    fresh = held_out[held_out >= before.covered]
+    if len(fresh) and structure.fit(index.rows_at(fresh)) < _MOVED * before.fit:
+        raise _Outgrown
+    structure.load_all()
+    _add(structure, index, before.covered, advance)
+    rows = replace(rows, kind=before.kind, fit=before.fit, trained=before.trained)
+    tuning = _tuned(path, rows, structure, held_out, advance)
+    if tuning.recall < rows.target:
+        raise _Outgrown
+    return replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall), structure
+
+
+def _split(count: int) -> tuple[Ids, Ids]:
+    """Places to measure with, and places to train on: the same for the same number of vectors."""
+    rng = np.random.default_rng(count)
+    wanted = min(count, QUERIES + max(SAMPLE * lists_for(count), 16_384))
+    places = rng.choice(count, wanted, replace=False, shuffle=True)
+    queries = min(QUERIES, wanted // 2)
+    return np.sort(places[:queries]), np.sort(places[queries:])
+
+
+def _add(structure: Nominator, index: NeighbourIndex, start: int, advance: Advance) -> None:
+    for place in range(start, index.stamp.covered, _ROWS):
+        structure.add(index.rows_at(slice(place, place + _ROWS)))
+        advance("index", min(place + _ROWS, index.stamp.covered), index.stamp.covered)
+
+
+def _tuned(path: Path, rows: Stamp, structure: Nominator, held_out: Ids, advance: Advance) -> Tuning:
+    advance("measure", 0, 1)
+    index = NeighbourIndex(path, rows, structure)
+    return tune(index, Exam(index, held_out), rows.target)
 
 
 def remove_others(path: Path) -> None:
@@ -125,7 +374,7 @@ def find_index(folder: Path, catalog: str, model: str) -> tuple[Path, Stamp] | N
     """The newest index file of a catalog and model whose stamp is sound. Reads a few bytes, imports no faiss."""
     for path in sorted(folder.glob(PATTERN), reverse=True):
         stamp = read_stamp(path)
-        if stamp and stamp.catalog == catalog and stamp.model == model:
+        if stamp and stamp.layout == LAYOUT and stamp.catalog == catalog and stamp.model == model:
             return path, stamp
     return None
 
@@ -135,17 +384,15 @@ def open_index(path: Path, stamp: Stamp, *, checked: bool = False) -> NeighbourI
 
     checked: read it all to see, also where that takes longer than opening should.
     """
-    import faiss
-
     try:
         if (checked or stamp.bytes <= _CHECKED_BYTES) and not is_sound(path, stamp):
             return None
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    except (RuntimeError, OSError):  # also where a build has just put another in its place
+        structure = None
+        if stamp.kind != FLAT:
+            structure = nominator.read(path, stamp.lists, stamp.structure, stamp.bytes, stamp.covered)
+        return NeighbourIndex(path, stamp, structure)
+    except (RuntimeError, OSError, ValueError):  # also where a build has just put another in its place
         return None
-    if index.ntotal != stamp.covered or index.d != stamp.dim:
-        return None
-    return NeighbourIndex(index, stamp)
 
 
 def is_sound(path: Path, stamp: Stamp) -> bool:
@@ -176,9 +423,9 @@ def read_stamp(path: Path) -> Stamp | None:
     return stamp if stamp.bytes + length + _TRAILER == size else None
 
 
-def _append_stamp(path: Path, stamp: Stamp, covered: int) -> Stamp:
+def _append_stamp(path: Path, stamp: Stamp) -> Stamp:
     size = path.stat().st_size
-    finished = Stamp(**{**asdict(stamp), "covered": covered, "bytes": size, "crc32": _checksum(path, size)})
+    finished = replace(stamp, bytes=size, crc32=_checksum(path, size))
     text = json.dumps(asdict(finished)).encode() + b"\n"
     with path.open("ab") as file:
         file.write(text + zlib.crc32(text).to_bytes(4, "little") + len(text).to_bytes(4, "little") + MAGIC)

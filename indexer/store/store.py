@@ -491,10 +491,13 @@ class Store:
         found = list(self._vectors_where("vectors.content_id IN ({}) AND vectors.model_id = ?", contents, model))
         return _joined(found, model.id.dim)
 
-    def vector_ids_of(self, contents: Iterable[int], model: StoredModel) -> npt.NDArray[np.int64]:
-        """Ids of the vectors of some contents."""
-        sql = "SELECT id FROM vectors WHERE content_id IN ({}) AND model_id = " + str(int(model.row))
-        return np.fromiter((row[0] for row in self._rows_in(sql, list(contents))), np.int64)
+    def vector_ids_of(self, contents: set[int], model: StoredModel) -> npt.NDArray[np.int64]:
+        """Ids of the vectors of some contents, of thousands or millions."""
+        if len(contents) <= CHUNK:
+            sql = "SELECT id FROM vectors WHERE content_id IN ({}) AND model_id = " + str(int(model.row))
+            return np.fromiter((row[0] for row in self._rows_in(sql, list(contents))), np.int64)
+        rows = self._rows("SELECT id, content_id FROM vectors WHERE model_id = ?", [model.row])
+        return np.fromiter((id for id, content in rows if content in contents), np.int64)
 
     def vectors(self, model: StoredModel, after: int = 0) -> Iterator[tuple[npt.NDArray[np.int64], list[int], Vectors]]:
         """Every vector of the model with an id above `after`, in blocks ordered by id: ids, contents, (N, dim)."""
@@ -557,9 +560,9 @@ class Store:
         count, last = self._row("SELECT count(*), max(id) FROM vectors WHERE model_id = ?", [model.row]) or (0, 0)
         return count, last or 0
 
-    def count_up_to(self, model: StoredModel, last: int) -> int:
-        """How many vectors of the model have an id up to `last`."""
-        return int(self._one("SELECT count(*) FROM vectors WHERE model_id = ? AND id <= ?", [model.row, last]))
+    def count_after(self, model: StoredModel, last: int) -> int:
+        """How many vectors of the model have an id above `last`."""
+        return int(self._one("SELECT count(*) FROM vectors WHERE model_id = ? AND id > ?", [model.row, last]))
 
     def images_where(self, condition: str | None, label: str | None) -> set[tuple[int, int]] | None:
         """(content_id, image_id) of the images that a filter lets through, None without a filter.
@@ -615,6 +618,17 @@ class Store:
         sql = "SELECT content_id, id FROM images WHERE content_id IN ({}) ORDER BY content_id, id"
         for content, image in self._rows_in(sql, contents):
             found.setdefault(content, []).append(image)
+        return found
+
+    def paths_of(self, contents: Sequence[int]) -> dict[int, list[str]]:
+        """Content id -> absolute paths of its images."""
+        found: dict[int, list[str]] = {}
+        sql = (
+            "SELECT content_id, roots.path, images.path FROM images JOIN roots ON roots.id = root_id "
+            "WHERE content_id IN ({}) ORDER BY content_id, images.id"
+        )
+        for content, root, path in self._rows_in(sql, contents):
+            found.setdefault(content, []).append(os.fsdecode(os.path.join(root, path)))
         return found
 
     # -- what duplicates ask and leave -----------------------------------------------------------------------------

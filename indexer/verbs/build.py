@@ -13,6 +13,7 @@ import numpy as np
 from ..embed.embedder import Embedded, Embedder
 from ..errors import UnsafeRemoval
 from ..files import remove_left_over
+from ..neighbours.choosing import Wish
 from ..pictures.batches import CHUNK, Batch, Picture, batches
 from ..pictures.decode import MAX_PIXELS, abilities
 from ..pictures.scan import UNSETTLED, Refused, find, settled
@@ -33,12 +34,14 @@ NO_VECTOR = "the model gives no usable vector for it"
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How to build. workers None: one decoding process a core."""
+    """How to build. workers None: one decoding process a core. neighbours, optimize: see nearest.refresh()."""
 
     prune: bool = False
     dry_run: bool = False
     workers: int | None = None
     max_pixels: int = MAX_PIXELS
+    neighbours: Wish | None = None
+    optimize: bool = False
 
 
 @dataclass(slots=True)
@@ -102,6 +105,8 @@ class _Build:
 
     def run(self, paths: Sequence[str | os.PathLike[str]]) -> BuildReport:
         self.named = bool(paths)
+        if self.options.neighbours is not None:
+            self.options.neighbours.check()
         if not self.options.dry_run:
             remove_left_over(self.folder)
         places, self.tally.warnings = resolve(self.store, paths, prune=self.options.prune)
@@ -115,7 +120,7 @@ class _Build:
             before = self.store.generation
             self._read_all(survey)
             self._remove(survey, before)
-            nearest.refresh(self.store, self.folder, self.progress)
+            self.tally.warnings += self._refresh()
             self.store.seal()
         return self._report()
 
@@ -276,6 +281,10 @@ class _Build:
         self.tally.removed = gone - self.tally.moved
         if gone or survey.gone_skips() or self.store.generation > since:
             self.store.finish()
+
+    def _refresh(self) -> list[str]:
+        wish, optimize = self.options.neighbours, self.options.optimize
+        return nearest.refresh(self.store, self.folder, self.progress, wish, optimize=optimize)
 
     def _report(self) -> BuildReport:
         model, tally = self.store.model(), self.tally

@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ..neighbours.index import NeighbourIndex, Stamp, find_index, open_index, remove_others, write_index
+from ..neighbours.choosing import FLAT, Wish, structures
+from ..neighbours.index import (
+    NeighbourIndex,
+    Stamp,
+    extend_index,
+    find_index,
+    open_index,
+    remove_others,
+    write_index,
+)
 from ..records import NeighboursInfo, Progress
 from ..store.store import Store, StoredModel
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
-KIND = "flat fp16"
-# vectors that the index does not cover are searched exactly; beyond this many it is written anew
+# vectors that the index does not cover are searched exactly; beyond this many it is brought up to date
 MAX_TAIL = 1000
 MAX_TAIL_SHARE = 0.05
+# a structure is trained anew when there are so many times as many vectors as it was trained on
+OUTGROWN = 2
 # so few candidates are compared straight from the store
 FEW = 2000
+# queries that are compared at once, and numbers of their candidates; more take memory and save nothing
+QUERIES = 256
+NUMBERS = 4_000_000
+# the index ranks by float16 rows, the store by what it holds: so many more candidates make up for the difference
+SPARE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The nearest contents of some vectors, best first: ids (N, k) int64, and cosine similarities (N, k) float32.
+
+    k is smaller than was asked for where there are fewer contents; there is never a gap.
+    """
+
+    ids: Ids
+    scores: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The nearest neighbours of every content: ids (N,), neighbours (N, k) and scores (N, k), itself left out."""
+
+    ids: Ids
+    neighbours: Ids
+    scores: Vectors
 
 
 def info(store: Store, folder: Path) -> NeighboursInfo:
@@ -29,40 +65,98 @@ def info(store: Store, folder: Path) -> NeighboursInfo:
     found = find_index(folder, store.uuid, model.id.key) if model else None
     if found is None:
         return NeighboursInfo("none (searched exactly)", 0, 1.0)
-    return NeighboursInfo(found[1].kind, found[1].covered, found[1].recall)
+    stamp = found[1]
+    how = "flat fp16" if stamp.kind == FLAT else f"{stamp.kind} (effort {stamp.effort}, re-ranks {stamp.depth}), fp16"
+    return NeighboursInfo(how, stamp.covered, stamp.recall)
 
 
-def refresh(store: Store, folder: Path, progress: Callable[[Progress], None]) -> None:
-    """Write the index anew where it is missing, foreign or far behind; it is then the only one."""
+# -- keeping the index in step -----------------------------------------------------------------------------------------
+
+
+def refresh(
+    store: Store,
+    folder: Path,
+    progress: Callable[[Progress], None],
+    wish: Wish | None = None,
+    *,
+    optimize: bool = False,
+) -> list[str]:
+    """Bring the index up to date where it is missing, foreign, far behind, or not what is wished for; returns warnings.
+
+    What has come since is added to it; it is made anew when too much has been deleted or added, or what has come is of
+    another kind. wish None: what it is now may stay. optimize: make it anew unless it is exactly as the store.
+    """
     model = store.model()
-    if model is None:
-        return
-    count, last = store.vector_span(model)
+    count, last = store.vector_span(model) if model else (0, 0)
+    if model is None or count == 0:
+        return []
     found = find_index(folder, store.uuid, model.id.key)
-    if count == 0:
-        return
-    if found is not None and not _is_behind(store, model, found[1], count, last):
+    if found is not None and _may_stay(store, model, found[1], wish, count, last, optimize):
         remove_others(found[0])  # a process that was killed may have left one
-        return
-    stamp = Stamp(store.uuid, model.id.key, KIND, model.id.dim, covered=count, last=last, recall=1.0)
-    write_index(folder, _blocks(store, model, count, progress), stamp)
+        return []
+    asked = wish or Wish()
+    advance = lambda stage, done, total: progress(Progress(stage, done, total))  # noqa: E731
+    fresh = Stamp(
+        store.uuid, model.id.key, FLAT, model.id.dim, count, last, 1.0, generation=store.generation, target=asked.recall
+    )
+    if found is not None and wish is None and not optimize and _can_grow(store, model, found[1], count):
+        old = open_index(*found, checked=True)
+        tail = _blocks(store, model, progress, found[1].last, found[1].covered, count)
+        covered = found[1].covered + store.count_after(model, found[1].last)
+        if old and extend_index(folder, old, tail, replace(fresh, covered=covered, target=found[1].target), advance):
+            return []
+    kinds = structures(count, model.id.dim, asked)
+    written = write_index(folder, _blocks(store, model, progress, 0, 0, count), fresh, kinds, advance)
+    if written.recall < asked.recall:
+        return [
+            f"The neighbour index {written.kind} reaches a recall@10 of {written.recall:.3f}, not {asked.recall:g}. "
+            "For more: indexer build --neighbours flat, or ivf."
+        ]
+    return []
 
 
-def _is_behind(store: Store, model: StoredModel, stamp: Stamp, count: int, last: int) -> bool:
-    still_there = store.count_up_to(model, stamp.last)
-    tail = count - still_there
-    deleted = stamp.covered - still_there
-    return stamp.last > last or deleted != 0 or tail > max(MAX_TAIL, MAX_TAIL_SHARE * count)
+def _may_stay(
+    store: Store, model: StoredModel, stamp: Stamp, wish: Wish | None, count: int, last: int, optimize: bool
+) -> bool:
+    tail, deleted = _drift(store, model, stamp, count)
+    if stamp.last > last or stamp.generation > store.generation:  # of another history
+        return False
+    if optimize and (tail or deleted):
+        return False
+    if wish is not None and not _is_wished(stamp, wish, count):
+        return False
+    most = max(MAX_TAIL, MAX_TAIL_SHARE * count)
+    return tail <= most and deleted <= most
+
+
+def _is_wished(stamp: Stamp, wish: Wish, count: int) -> bool:
+    return stamp.target == wish.recall and stamp.kind in structures(count, stamp.dim, wish)
+
+
+def _can_grow(store: Store, model: StoredModel, stamp: Stamp, count: int) -> bool:
+    _, deleted = _drift(store, model, stamp, count)
+    kinds = structures(count, stamp.dim, Wish())
+    outgrown = stamp.kind == FLAT and kinds != (FLAT,)
+    few = deleted <= max(MAX_TAIL, MAX_TAIL_SHARE * count)
+    return few and not outgrown and count < OUTGROWN * stamp.trained
+
+
+def _drift(store: Store, model: StoredModel, stamp: Stamp, count: int) -> tuple[int, int]:
+    """Vectors that the index does not cover, and vectors in it that are gone."""
+    tail = store.count_after(model, stamp.last)
+    return tail, stamp.covered - (count - tail)
 
 
 def _blocks(
-    store: Store, model: StoredModel, count: int, progress: Callable[[Progress], None]
+    store: Store, model: StoredModel, progress: Callable[[Progress], None], after: int, done: int, count: int
 ) -> Iterator[tuple[Ids, Vectors]]:
-    done = 0
-    for ids, _, rows in store.vectors(model):
+    for ids, _, rows in store.vectors(model, after):
         yield ids, rows
         done += len(ids)
-        progress(Progress("index", done, count))
+        progress(Progress("index", min(done, count), count))
+
+
+# -- searching ---------------------------------------------------------------------------------------------------------
 
 
 class Nearest:
@@ -73,55 +167,117 @@ class Nearest:
         self.store = store
         self.model = model
         self._covered = 0
-        self._deleted = 0
         self._index: NeighbourIndex | None = None
         found = find_index(folder, store.uuid, model.id.key)
-        if found is None:
-            return
-        stamp = found[1]
-        deleted = stamp.covered - store.count_up_to(model, stamp.last)
         # an index of a later generation may lack what this one still holds
-        if stamp.last <= store.vector_span(model)[1] and deleted >= 0:
+        if found is not None and found[1].generation <= store.generation:
             self._index = open_index(*found, checked=not store.is_sealed)
         if self._index is not None:
-            self._covered, self._deleted = stamp.last, deleted
+            self._covered = self._index.stamp.last
 
-    def search(self, query: Vectors, k: int, contents: set[int] | None = None) -> list[tuple[int, float]]:
-        """The k contents nearest to a unit vector, (dim,), best first, as (content id, cosine similarity).
+    def search(self, queries: Vectors, k: int, contents: set[int] | None = None) -> Neighbours:
+        """The k contents nearest to each unit vector, (N, dim).
 
         contents: the only ones that may come. Fewer than k come only where there are fewer.
         """
+        step = max(1, min(QUERIES, NUMBERS // ((k + SPARE) * self.model.id.dim)))
+        parts = [self._search(queries[i : i + step], k, contents) for i in range(0, len(queries), step)]
+        if not parts:
+            return Neighbours(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
+        return Neighbours(np.concatenate([p.ids for p in parts]), np.concatenate([p.scores for p in parts]))
+
+    def _search(self, queries: Vectors, k: int, contents: set[int] | None) -> Neighbours:
         if contents is not None and len(contents) <= FEW:
             _, candidates, rows = self.store.vectors_of(sorted(contents), self.model)
-            return _best(candidates, rows, query, k)
-        allowed = None if contents is None else self._vector_ids(contents)
-        _, candidates, rows = self.store.vectors_by_id(self._nominated(query, k, allowed), self.model)
-        best = _best(candidates, rows, query, k)
+            return _best(candidates, rows, queries, k)
+        best = self._covered_ones(queries, k, contents)
         for _, candidates, rows in self.store.vectors(self.model, after=self._covered):
             if contents is not None:
                 kept = [i for i, content in enumerate(candidates) if content in contents]
                 candidates, rows = [candidates[i] for i in kept], rows[kept]
-            best = sorted([*best, *_best(candidates, rows, query, k)], key=_order)[:k]
+            best = _merged(best, _best(candidates, rows, queries, k), k)
         return best
 
-    def _nominated(self, query: Vectors, k: int, allowed: Ids | None) -> list[int]:
+    def _covered_ones(self, queries: Vectors, k: int, contents: set[int] | None) -> Neighbours:
+        """The nearest of what the index covers. It may still name what is gone, and is then asked for more."""
         if self._index is None:
-            return []
-        # the index may still name deleted vectors: ask for as many more
-        _, ids = self._index.search(query[None], k + self._deleted, allowed)
-        return [int(i) for i in ids[0] if i >= 0]
+            return _best([], np.empty((0, queries.shape[1]), np.float32), queries, k)
+        allowed = None if contents is None else self.store.vector_ids_of(contents, self.model)
+        wanted = k + SPARE
+        while True:
+            _, named = self._index.search(queries, wanted, allowed)
+            found = self._scored(queries, named, k)
+            if found is not None:
+                return found
+            wanted *= 4
 
-    def _vector_ids(self, contents: Iterable[int]) -> Ids:
-        return self.store.vector_ids_of(contents, self.model)
+    def _scored(self, queries: Vectors, named: Ids, k: int) -> Neighbours | None:
+        """Nominated vectors by their exact scores, None where too many of them are gone and more can be named."""
+        ids, where = np.unique(named, return_inverse=True)
+        known, contents, rows = self.store.vectors_by_id(ids.tolist(), self.model)
+        order = np.argsort(known)
+        place = np.searchsorted(known[order], ids)
+        there = np.isin(ids, known)[where].reshape(named.shape)
+        if there.all():
+            width = min(k, named.shape[1])
+        else:
+            assert self._index is not None
+            width = min(k, int(there.sum(axis=1).min(initial=k)))
+            if width < k and named.shape[1] < self._index.stamp.covered:
+                return None
+        if not len(known):
+            return Neighbours(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
+        chosen = order[np.minimum(place, len(known) - 1)][where].reshape(named.shape)
+        scores = np.where(there, _scores(rows[chosen], queries), -np.inf)
+        return _sorted(np.asarray(contents, np.int64)[chosen], scores, width)
 
 
-def _best(contents: list[int], rows: Vectors, query: Vectors, k: int) -> list[tuple[int, float]]:
-    if not contents:
-        return []
-    scores = np.clip(rows @ query, -1.0, 1.0)
-    top = np.argpartition(-scores, k)[:k] if len(scores) > k else np.arange(len(scores))
-    return sorted(((contents[i], float(scores[i])) for i in top), key=_order)
+def graph(store: Store, folder: Path, model: StoredModel, k: int) -> Graph:
+    """The k nearest neighbours of every content, in the order of the contents' vectors."""
+    search = Nearest(store, folder, model)
+    every, neighbours, scores = [np.empty(0, np.int64)], [np.empty((0, 0), np.int64)], [np.empty((0, 0), np.float32)]
+    for _, contents, rows in store.vectors(model):
+        found = search.search(rows, k + 1)
+        own = np.asarray(contents, np.int64)
+        others = _without(found, own)
+        every.append(own)
+        neighbours.append(others.ids)
+        scores.append(others.scores)
+    return Graph(
+        np.concatenate(every), np.concatenate(neighbours[1:] or neighbours), np.concatenate(scores[1:] or scores)
+    )
 
 
-def _order(scored: tuple[int, float]) -> tuple[float, int]:
-    return -scored[1], scored[0]
+def _without(found: Neighbours, own: Ids) -> Neighbours:
+    """One neighbour fewer: itself, or the last where many are as near."""
+    keep = found.ids != own[:, None]
+    keep[keep.all(axis=1), -1:] = False
+    shape = (len(own), max(found.ids.shape[1] - 1, 0))
+    return Neighbours(found.ids[keep].reshape(shape), found.scores[keep].reshape(shape))
+
+
+def _best(contents: list[int], rows: Vectors, queries: Vectors, k: int) -> Neighbours:
+    """The k best of some rows for each query."""
+    places = np.broadcast_to(np.arange(len(rows)), (len(queries), len(rows)))
+    if len(rows) > k:
+        places = np.argpartition(-(queries @ rows.T), k, axis=1)[:, :k]
+    return _sorted(np.asarray(contents, np.int64)[places], _scores(rows[places], queries), k)
+
+
+def _scores(candidates: Vectors, queries: Vectors) -> Vectors:
+    """Cosines of unit candidates (N, k, dim) with their queries (N, dim).
+
+    Unlike a matrix product, this gives two vectors the same score in any company.
+    """
+    scores: Vectors = np.einsum("nkd,nd->nk", candidates, queries)
+    return np.clip(scores, -1.0, 1.0)
+
+
+def _merged(one: Neighbours, other: Neighbours, k: int) -> Neighbours:
+    return _sorted(np.hstack([one.ids, other.ids]), np.hstack([one.scores, other.scores]), k)
+
+
+def _sorted(ids: Ids, scores: Vectors, k: int) -> Neighbours:
+    """The k best, equals by id."""
+    order = np.lexsort((ids, -scores), axis=1)[:, :k]
+    return Neighbours(np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1))

@@ -21,7 +21,7 @@ from ..pictures.workers import Limits
 from ..records import Match, QueryResult, Skipped
 from ..store.store import Store, StoredModel
 from ..store.vectors import as_stored, normalised
-from .nearest import Nearest
+from .nearest import Graph, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
 
@@ -55,38 +55,58 @@ def query(
     options.check()
     started = time.monotonic()
     with store.snapshot():
-        model = store.model()
-        if model is None:
-            raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
+        model = _model(store)
         allowed = store.images_where(options.where, options.label)
         vectors, skipped = _vectors(store, model, pictures, embedder, options.max_pixels)
         search = Nearest(store, folder, model)
         contents = None if allowed is None else {content for content, _ in allowed}
         images = None if allowed is None else {image for _, image in allowed}
-        share = (time.monotonic() - started) / max(len(pictures), 1)
-        results = []
-        for picture, vector in zip(pictures, vectors, strict=True):
-            if vector is None:
-                continue
-            began = time.monotonic()
-            matches = _matches(store, search, picture, vector, options, contents, images)
-            results.append(QueryResult(_name(picture), matches, share + time.monotonic() - began))
+        usable = [(picture, row) for picture, row in zip(pictures, vectors, strict=True) if row is not None]
+        rows = np.array([row for _, row in usable], np.float32).reshape(len(usable), model.id.dim)
+        best = search.search(rows, options.k + (not options.include_self), contents)
+        matches = [
+            _matches(store, picture, dict(zip(ids, scores, strict=True)), options, images)
+            for (picture, _), ids, scores in zip(usable, best.ids.tolist(), best.scores.tolist(), strict=True)
+        ]
+    share = (time.monotonic() - started) / max(len(pictures), 1)
+    results = [QueryResult(_name(usable[i][0]), found, share) for i, found in enumerate(matches)]
     return results, skipped
 
 
+def nearest(
+    store: Store, folder: Path, vectors: npt.NDArray[Any], k: int, where: str | None, label: str | None
+) -> Neighbours:
+    """The nearest contents of many vectors, (N, dim), as arrays."""
+    QueryOptions(k).check()
+    with store.snapshot():
+        model = _model(store)
+        if vectors.ndim != 2 or vectors.shape[1] != model.id.dim:
+            raise InvalidArgument(f"Vectors of shape {vectors.shape} were given; this takes (N, {model.id.dim}).")
+        allowed = store.images_where(where, label)
+        contents = None if allowed is None else {content for content, _ in allowed}
+        return Nearest(store, folder, model).search(_unit(vectors), k, contents)
+
+
+def knn_graph(store: Store, folder: Path, k: int) -> Graph:
+    """The nearest neighbours of every content, as arrays."""
+    QueryOptions(k).check()
+    with store.snapshot():
+        return graph(store, folder, _model(store), k)
+
+
+def _model(store: Store) -> StoredModel:
+    model = store.model()
+    if model is None:
+        raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
+    return model
+
+
 def _matches(
-    store: Store,
-    search: Nearest,
-    picture: Any,
-    vector: Vectors,
-    options: QueryOptions,
-    contents: set[int] | None,
-    images: set[int] | None,
+    store: Store, picture: Any, best: dict[int, float], options: QueryOptions, images: set[int] | None
 ) -> tuple[Match, ...]:
     """Contents become images here: every content has at least one, so k contents are enough for k images."""
     itself = None if options.include_self else _image_of(store, picture)
-    best = search.search(vector, options.k + (itself is not None), contents)
-    scores = {content: score for content, score in best if score >= options.min_score}
+    scores = {content: score for content, score in best.items() if score >= options.min_score}
     held = store.images_of(list(scores))
     chosen = [
         (score, image)
@@ -168,10 +188,14 @@ def _embed_new(
 def _checked(vector: npt.NDArray[Any], dim: int) -> Vectors:
     if len(vector) != dim:
         raise InvalidArgument(f"A vector of {len(vector)} numbers was given; this catalog's have {dim}.")
-    if not np.isfinite(vector).all() or not np.any(vector):
-        raise InvalidArgument("A vector that is zero or not finite has no direction. Give another.")
-    unit: Vectors = normalised(np.asarray(vector, np.float32)[None])[0]
+    unit: Vectors = _unit(vector[None])[0]
     return unit
+
+
+def _unit(vectors: npt.NDArray[Any]) -> Vectors:
+    if not np.isfinite(vectors).all() or not np.any(vectors, axis=1).all():
+        raise InvalidArgument("A vector that is zero or not finite has no direction. Give another.")
+    return normalised(np.asarray(vectors, np.float32))
 
 
 def _image_of(store: Store, picture: Any) -> int | None:

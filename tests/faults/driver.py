@@ -133,7 +133,6 @@ def wrap(owner: Any, name: str, call: Callable[..., Any]) -> None:
 
 def points() -> dict[str, Callable[[Grief], None]]:
     """Every named point of a repair and of a build, in the order in which it comes to them."""
-    import faiss
     from sqlite_utils.db import Database
 
     from indexer.neighbours import index
@@ -168,8 +167,8 @@ def points() -> dict[str, Callable[[Grief], None]]:
         "commit after": after(Store, "commit"),
         "clean-up before": before(Store, "finish"),
         "clean-up after": after(Store, "finish"),
-        "index before": before(faiss, "write_index"),
-        "index after": after(faiss, "write_index"),
+        "index before": before(index, "_write_rows"),
+        "index after": after(index, "_write_rows"),
         "stamp after": after(index, "_append_stamp"),
         "index rename before": renaming(".faiss", done=False),
         "index rename after": renaming(".faiss", done=True),

@@ -160,7 +160,7 @@ def test_what_faiss_refuses_is_an_error_of_ours(
 
     catalog = copy_catalog(scenes["changes"].before, tmp_path / "catalog")
     with monkeypatch.context() as patch:
-        patch.setattr(faiss, "write_index", refuse)
+        patch.setattr(faiss, "serialize_index", refuse)
         with pytest.raises(IndexerError) as refusal:
             rebuild(catalog, scenes["changes"].pictures)
     assert str(catalog / "neighbours-") in str(refusal.value)

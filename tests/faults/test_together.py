@@ -314,9 +314,9 @@ def test_a_reader_of_an_earlier_state_finds_what_has_been_removed_since(
                 (pictures / f"{seed}.png").unlink()
             with Catalog.open(folder, loader=lambda _: FakeEmbedder()) as catalog:
                 assert catalog.build(prune=True).images == 7
-            found = Nearest(store, folder, model).search(rows[2], 100)
-            assert {content for content, _ in found} == set(contents)
-            assert found[0][0] == contents[2]
+            found = Nearest(store, folder, model).search(rows[2:3], 100)
+            assert set(found.ids[0].tolist()) == set(contents)
+            assert found.ids[0, 0] == contents[2]
         assert len(reader.query(rows[2], k=100)) == 7
     assert Catalog.verify(folder).notes  # the build did not wait for the reader
     rebuild(folder, pictures)

@@ -7,7 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.neighbours.index import Stamp, find_index, open_index, read_stamp, write_index
+from indexer import CatalogError, InvalidArgument
+from indexer.neighbours import tuning
+from indexer.neighbours.choosing import FLAT
+from indexer.neighbours.index import (
+    NeighbourIndex,
+    Stamp,
+    extend_index,
+    find_index,
+    open_index,
+    read_stamp,
+    write_index,
+)
 
 DIM = 32
 
@@ -19,7 +30,7 @@ def rows() -> np.ndarray:
     return unit
 
 
-def write(folder: Path, rows: np.ndarray, **changes: object) -> Stamp:
+def write(folder: Path, rows: np.ndarray, *kinds: str, **changes: object) -> Stamp:
     ids = np.arange(10, 10 + len(rows), dtype=np.int64)
     values: dict[str, object] = {
         "catalog": "c",
@@ -31,7 +42,15 @@ def write(folder: Path, rows: np.ndarray, **changes: object) -> Stamp:
         "recall": 1.0,
     }
     blocks = ((ids[i : i + 100], rows[i : i + 100]) for i in range(0, len(rows), 100))
-    return write_index(folder, blocks, Stamp(**{**values, **changes}))  # type: ignore[arg-type]
+    return write_index(folder, blocks, Stamp(**{**values, **changes}), kinds or (FLAT,))  # type: ignore[arg-type]
+
+
+def opened(folder: Path) -> NeighbourIndex:
+    found = find_index(folder, "c", "m")
+    assert found is not None
+    index = open_index(*found)
+    assert index is not None
+    return index
 
 
 def test_search_equals_exact_search(tmp_path: Path, rows: np.ndarray) -> None:
@@ -46,16 +65,16 @@ def test_search_equals_exact_search(tmp_path: Path, rows: np.ndarray) -> None:
     assert np.allclose(scores, np.take_along_axis(rows[:20] @ rows.T, ids - 10, axis=1), atol=2e-3)
 
 
-def test_only_allowed_ids_come_and_what_is_missing_is_marked(tmp_path: Path, rows: np.ndarray) -> None:
+def test_only_allowed_ids_come_and_never_a_gap(tmp_path: Path, rows: np.ndarray) -> None:
     write(tmp_path, rows)
     found = find_index(tmp_path, "c", "m")
     assert found
     index = open_index(*found)
     assert index
     scores, ids = index.search(rows[:1], 10, np.array([12, 400, 77], np.int64))
-    assert set(ids[0][:3].tolist()) == {12, 400, 77}
-    assert set(ids[0][3:].tolist()) == {-1}
-    assert np.isneginf(scores[0][3:]).all()
+    assert set(ids[0].tolist()) == {12, 400, 77}
+    assert scores.shape == (1, 3)
+    assert index.search(rows[:2], 10, np.array([9, 510, 10**9], np.int64))[1].shape == (2, 0)
     assert index.search(rows[:1], 10_000)[1].shape == (1, 500)
 
 
@@ -90,3 +109,150 @@ def test_every_truncation_and_every_zeroed_stretch_is_found(tmp_path: Path, rows
         path.write_bytes(harmed)
         stamp = read_stamp(path)
         assert stamp is None or open_index(path, stamp) is None
+
+
+LISTS = "IVF64,PQ16x4fs"
+
+
+@pytest.fixture
+def clustered() -> np.ndarray:
+    return made_clustered(0, 6000)
+
+
+def made_clustered(seed: int, count: int, centres: int = 0) -> np.ndarray:
+    """Unit rows around forty centres; other centres are other kinds of things."""
+    middle = np.random.default_rng(centres).standard_normal((40, DIM))
+    rng = np.random.default_rng(1000 + seed)
+    made = (middle[rng.integers(0, 40, count)] + rng.standard_normal((count, DIM)) * 0.5).astype(np.float32)
+    unit: np.ndarray = made / np.linalg.norm(made, axis=1, keepdims=True)
+    return unit
+
+
+def recall(index: NeighbourIndex, rows: np.ndarray, queries: np.ndarray) -> float:
+    best = -np.sort(-(queries @ rows.T), axis=1)[:, :10]
+    scores, _ = index.search(queries, 10)
+    return float((scores >= best[:, -1:] - 1e-3).mean())
+
+
+@pytest.mark.parametrize("kind", [LISTS, "IVF64,SQ8", "IVF64,RaBitQ", "HNSW16,SQ8", "OPQ16_32,IVF64,PQ16x4fs"])
+def test_a_structure_reaches_the_recall_that_it_says(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
+    stamp = write(tmp_path, clustered, kind, target=0.97)
+    assert stamp.kind == kind
+    assert stamp.recall >= 0.97
+    queries = made_clustered(1, 300)
+    index = opened(tmp_path)
+    assert recall(index, clustered, queries) >= 0.95  # these 300 have luck of their own
+    one_by_one = [index.search(query[None], 10)[1][0].tolist() for query in queries[:20]]
+    assert one_by_one == index.search(queries, 10)[1][:20].tolist()
+
+
+def test_a_query_reads_only_the_lists_that_it_touches(tmp_path: Path, clustered: np.ndarray) -> None:
+    stamp = write(tmp_path, clustered, LISTS, target=0.9)
+    index = opened(tmp_path)
+    assert index._nominator is not None
+    lists = index._nominator._lists
+    assert lists is not None
+    before = len(lists._missing)
+    index.nominate(clustered[:1], 10, 2, 50)
+    assert before - len(lists._missing) == 2
+    index.search(clustered[:100], 10)
+    assert lists.complete
+    assert stamp.effort < 64
+
+
+def test_the_same_vectors_give_the_same_file(tmp_path: Path, clustered: np.ndarray) -> None:
+    assert write(tmp_path, clustered, LISTS, target=0.95) == write(tmp_path, clustered, LISTS, target=0.95)
+
+
+def test_where_the_recall_is_out_of_reach_the_next_structure_is_taken(
+    tmp_path: Path, clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "DEPTHS", (11,))
+    stamp = write(tmp_path, clustered, "IVF64,PQ4x4fs", "IVF64,SQ8", FLAT, target=0.95)
+    assert stamp.kind == "IVF64,SQ8"
+    assert write(tmp_path, clustered, "IVF64,PQ4x4fs", FLAT, target=0.95).kind == FLAT
+    last = write(tmp_path, clustered, "IVF64,PQ4x4fs", target=0.95)
+    assert last.kind == "IVF64,PQ4x4fs"
+    assert last.recall < 0.95
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.1, 0.001])
+def test_a_filter_takes_nothing_from_the_recall(
+    tmp_path: Path, clustered: np.ndarray, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, clustered, LISTS, target=0.98)
+    index = opened(tmp_path)
+    allowed = np.flatnonzero(np.random.default_rng(2).random(6000) < share)
+    queries = made_clustered(1, 200)
+    k = min(10, len(allowed))
+    best = -np.sort(-(queries @ clustered[allowed].T), axis=1)[:, :k]
+    for few in (10_000_000, 0):  # exactly, and through the lists
+        monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
+        scores, ids = index.search(queries, 10, allowed + 10)
+        assert ids.shape == (200, k)
+        assert np.isin(ids, allowed + 10).all()
+        assert (scores >= best[:, -1:] - 1e-3).mean() > 0.96
+
+
+def test_more_than_the_lists_hold_are_found_exactly(tmp_path: Path, clustered: np.ndarray) -> None:
+    write(tmp_path, clustered, LISTS, target=0.9)
+    _, ids = opened(tmp_path).search(clustered[:3], 10_000)
+    assert ids.shape == (3, 6000)
+    assert [sorted(row) for row in ids.tolist()] == [list(range(10, 6010))] * 3
+
+
+def extended(folder: Path, rows: np.ndarray, start: int) -> Stamp | None:
+    old = opened(folder)
+    ids = np.arange(start, start + len(rows), dtype=np.int64)
+    stamp = Stamp("c", "m", FLAT, DIM, old.stamp.covered + len(rows), int(ids[-1]), 1.0, target=old.stamp.target)
+    return extend_index(folder, old, [(ids, rows)], stamp)
+
+
+@pytest.mark.parametrize("kind", [FLAT, LISTS])
+def test_new_vectors_are_added_without_training_again(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
+    before = write(tmp_path, clustered, kind, target=0.95)
+    more = made_clustered(3, 1000)
+    stamp = extended(tmp_path, more, 7000)
+    assert stamp is not None
+    assert (stamp.kind, stamp.covered, stamp.trained, stamp.fit) == (kind, 7000, before.trained, before.fit)
+    index = opened(tmp_path)
+    assert recall(index, np.vstack([clustered, more]), more[:200]) >= 0.94
+    assert (index.search(more[:100], 1)[1][:, 0] == np.arange(7000, 7100)).mean() > 0.95
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_vectors_of_another_kind_ask_for_a_new_training(tmp_path: Path, clustered: np.ndarray) -> None:
+    before = write(tmp_path, clustered, LISTS, target=0.95)
+    assert extended(tmp_path, made_clustered(3, 1000, centres=9), 7000) is None
+    assert opened(tmp_path).stamp == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["IVF64,Nonsense", "", "PQ7", "IVF64,PQ5x4fs"])
+def test_a_structure_that_faiss_refuses(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
+    with pytest.raises(InvalidArgument, match="faiss"):
+        write_index(tmp_path, [(np.arange(500), clustered[:500])], Stamp("c", "m", "", DIM, 500, 499, 1.0), (kind,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_lists_than_vectors_are_refused(tmp_path: Path, rows: np.ndarray) -> None:
+    with pytest.raises((InvalidArgument, CatalogError)):
+        write(tmp_path, rows, "IVF1024,Flat")
+
+
+def test_damage_anywhere_in_a_structure_is_found(tmp_path: Path, clustered: np.ndarray) -> None:
+    stamp = write(tmp_path, clustered, LISTS, target=0.9)
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    for start in np.linspace(0, stamp.bytes - 64, 40).astype(int):
+        harmed = data[:start] + bytes(value ^ 0xFF for value in data[start : start + 64]) + data[start + 64 :]
+        path.write_bytes(harmed)
+        assert open_index(path, stamp) is None
+
+
+def test_an_index_of_the_first_layout_is_known_and_not_used(tmp_path: Path, rows: np.ndarray) -> None:
+    write(tmp_path, rows)
+    (path,) = tmp_path.iterdir()
+    assert find_index(tmp_path, "c", "m")
+    path.write_bytes(path.read_bytes().replace(b'"layout": 2', b'"layout": 1'))
+    assert find_index(tmp_path, "c", "m") is None  # its checksum is off now too

@@ -241,7 +241,7 @@ def test_new_vectors_are_found_before_the_index_covers_them(
 
 
 def test_deleted_images_are_never_found(filled: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest, "refresh", lambda *_: None)  # as if it had been killed before that
+    monkeypatch.setattr(nearest, "refresh", lambda *_, **__: [])  # as if it had been killed before that
     gone = {filled.query(pictures / "a.png", k=2)[i].path for i in range(2)}
     for path in gone:
         os.unlink(path)

@@ -1,0 +1,194 @@
+"""What proposes candidates in a large collection: a faiss index over places 0 to N-1. A door to faiss.
+
+Inverted lists are kept outside of faiss's own serialization, one after the other, so that a search reads those that it
+touches and no others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InvalidArgument
+
+Vectors = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
+
+# these keep everything that is in a list in its ids and codes
+_WITH_LISTS = ("IndexIVFPQFastScan", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFFlat")
+# a search for so few queries at once loads their lists only
+_FEW_QUERIES = 64
+
+
+def make(factory: str, dim: int) -> Nominator:
+    """An empty structure. Raises InvalidArgument for a factory string that faiss refuses."""
+    import faiss
+
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise InvalidArgument(
+            f"faiss makes no index '{factory}' for vectors of {dim} ({_reason(error)}). "
+            "Give flat, ivf, hnsw, or a string of faiss.index_factory."
+        ) from None
+    return Nominator(index)
+
+
+class Nominator:
+    """A faiss index, all in memory or with its inverted lists in a file."""
+
+    def __init__(self, index: Any) -> None:
+        """Use make() or read()."""
+        self.index = index
+        self.has_lists = type(self.index).__name__ in _WITH_LISTS
+        self._lists: _Lists | None = None
+
+    @property
+    def most_effort(self) -> int:
+        """The effort at which a search is as good as it can be."""
+        ivf = self._ivf()
+        return int(ivf.nlist) if ivf is not None else 1024 if hasattr(self.index, "hnsw") else 1
+
+    def train(self, sample: Vectors) -> None:
+        """Learn from a sample; the same one gives the same structure. Raises InvalidArgument where it is too small."""
+        ivf = self._ivf()
+        for part in (ivf, getattr(ivf, "pq", None), getattr(self.index, "pq", None)):
+            if part is not None and hasattr(part, "cp"):
+                part.cp.min_points_per_centroid = 1  # otherwise faiss complains on stderr
+        try:
+            self.index.train(sample)
+        except RuntimeError as error:
+            raise InvalidArgument(
+                f"faiss cannot make this index of {len(sample):,} vectors ({_reason(error)}). Choose a smaller one, or "
+                "leave --neighbours out."
+            ) from None
+
+    def add(self, rows: Vectors) -> None:
+        """Add rows at the next places."""
+        self.index.add(rows)
+
+    def fit(self, rows: Vectors) -> float:
+        """How well the lists suit some rows: the mean similarity to the nearest centre; 1 where there are no lists."""
+        ivf = self._ivf()
+        if ivf is None or ivf.d != rows.shape[1]:
+            return 1.0
+        return float(ivf.quantizer.search(rows, 1)[0].mean())
+
+    def prepare(self, queries: Vectors, effort: int) -> None:
+        """Load what a search for some queries touches."""
+        if self._lists is None or self._lists.complete:
+            return
+        if len(queries) > _FEW_QUERIES or effort >= self.index.nlist:
+            self._lists.load(range(self.index.nlist))
+        else:
+            _, touched = self.index.quantizer.search(queries, effort)
+            self._lists.load(set(touched.ravel().tolist()) - {-1})
+
+    def parameters(self, effort: int, selector: Any) -> Any:
+        """faiss's parameters for a search. effort: lists to look into, or HNSW's efSearch."""
+        import faiss
+
+        chosen = {"sel": selector} if selector is not None else {}
+        if hasattr(self.index, "hnsw"):
+            return faiss.SearchParametersHNSW(efSearch=effort, **chosen)  # type: ignore[attr-defined]
+        if self._ivf() is None:
+            return faiss.SearchParameters(**chosen)
+        parameters = faiss.SearchParametersIVF(nprobe=effort, **chosen)  # type: ignore[call-arg]
+        if isinstance(self.index, faiss.IndexPreTransform):
+            return faiss.SearchParametersPreTransform(index_params=parameters)  # type: ignore[call-arg]
+        return parameters
+
+    def load_all(self) -> None:
+        """Have everything in memory."""
+        if self._lists is not None:
+            self._lists.load(range(self.index.nlist))
+
+    def write(self, file: BinaryIO) -> tuple[int, int]:
+        """Append everything to a file; it cannot be used any more. Returns where the lists and the structure begin."""
+        import faiss
+
+        lists = file.tell()
+        if self.has_lists:
+            _write_lists(self.index, file)
+            self.index.reset()
+        structure = file.tell()
+        file.write(faiss.serialize_index(self.index).data)
+        return lists, structure
+
+    def _ivf(self) -> Any:
+        import faiss
+
+        found = faiss.try_extract_index_ivf(self.index)
+        return None if found is None else faiss.downcast_index(found)
+
+
+def read(path: Path, lists: int, structure: int, end: int, count: int) -> Nominator:
+    """What Nominator.write() has written between two places of a file, over `count` rows; lists are read on use."""
+    import faiss
+
+    with path.open("rb") as file:
+        file.seek(structure)
+        nominator = Nominator(faiss.deserialize_index(np.frombuffer(file.read(end - structure), np.uint8)))
+    if nominator.has_lists:
+        nominator._lists = _Lists(nominator.index, path, lists, structure)
+        nominator.index.ntotal = count
+    return nominator
+
+
+class _Lists:
+    """Inverted lists in a file: sizes, then the places of every list, then the codes of every list."""
+
+    def __init__(self, index: Any, path: Path, start: int, end: int) -> None:
+        import faiss
+
+        self._into = faiss.downcast_InvertedLists(index.invlists)
+        data = np.memmap(path, np.uint8, "r", start, (end - start,))
+        self._sizes = np.array(data[: 8 * index.nlist].view(np.int64))
+        bytes_of = np.array([_code_bytes(self._into, int(size)) for size in self._sizes], np.int64)
+        self._places = 8 * (index.nlist + np.concatenate([[0], np.cumsum(self._sizes)]))
+        self._codes = self._places[-1] + np.concatenate([[0], np.cumsum(bytes_of)])
+        self._data = data
+        self._missing = set(np.flatnonzero(self._sizes).tolist())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every list is in memory."""
+        return not self._missing
+
+    def load(self, numbers: Any) -> None:
+        """Read those of some lists that are not in memory."""
+        import faiss
+
+        for number in sorted(self._missing.intersection(numbers)):
+            self._into.resize(number, int(self._sizes[number]))
+            places = self._data[self._places[number] : self._places[number + 1]].view(np.int64)
+            codes = self._data[self._codes[number] : self._codes[number + 1]]
+            faiss.rev_swig_ptr(self._into.get_ids(number), len(places))[:] = places
+            faiss.rev_swig_ptr(self._into.get_codes(number), len(codes))[:] = codes
+            self._missing.remove(number)
+
+
+def _write_lists(index: Any, file: BinaryIO) -> None:
+    import faiss
+
+    lists = faiss.downcast_InvertedLists(index.invlists)
+    sizes = [lists.list_size(number) for number in range(index.nlist)]
+    file.write(np.array(sizes, np.int64).data)
+    full = [(number, size) for number, size in enumerate(sizes) if size]
+    file.writelines(faiss.rev_swig_ptr(lists.get_ids(number), size).data for number, size in full)
+    file.writelines(faiss.rev_swig_ptr(lists.get_codes(number), _code_bytes(lists, size)).data for number, size in full)
+
+
+def _code_bytes(lists: Any, size: int) -> int:
+    """Bytes that a list's codes take: fast-scan codes lie in whole blocks."""
+    if hasattr(lists, "block_size"):
+        return -(-size // int(lists.n_per_block)) * int(lists.block_size)
+    return size * int(lists.code_size)
+
+
+def _reason(error: Exception) -> str:
+    """The last and plainest part of what faiss says."""
+    return str(error).strip().splitlines()[0].rpartition("Error: ")[2].rpartition("failed: ")[2].strip()

@@ -1,0 +1,263 @@
+"""The index and the store together: in step, never a gap, never what is gone, whatever the structure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer import Catalog, InvalidArgument
+from indexer.files import remove_left_over
+from indexer.neighbours import tuning
+from indexer.neighbours.choosing import Wish
+from indexer.neighbours.index import Stamp as IndexStamp
+from indexer.neighbours.index import find_index
+from indexer.records import PictureInfo, Source, Stamp
+from indexer.store.store import Entry, Store
+from indexer.verbs import nearest
+
+from ..fakes import FakeEmbedder
+
+DIM = 48
+LISTS = "IVF32,PQ12x4fs"
+INFO = PictureInfo(40, 30, "PNG")
+
+
+def made(seed: int, count: int, centres: int = 0) -> np.ndarray:
+    """Unit rows around thirty centres, as the store keeps them."""
+    middle = np.random.default_rng(centres).standard_normal((30, DIM))
+    rng = np.random.default_rng(100 + seed)
+    rows = (middle[rng.integers(0, 30, count)] + rng.standard_normal((count, DIM)) * 0.5).astype(np.float32)
+    unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
+def add(store: Store, rows: np.ndarray, first: int) -> None:
+    """A vector an image, without any picture: /p/NUMBER.png."""
+    root = store.roots().get(b"/p") or store.add_root(b"/p")
+    entries = [
+        Entry(
+            Source(root, b"/p", b"%07d.png" % number, Stamp(1, 2, 3)),
+            hashlib.sha256(b"%d" % number).digest(),
+            number,
+            INFO,
+            None,
+            row,
+        )
+        for number, row in enumerate(rows, first)
+    ]
+    store.commit(entries, [], store.model())
+
+
+def forget(store: Store, numbers: list[int]) -> None:
+    survey = store.survey()
+    for number in numbers:
+        place = store.place_of(b"/p/%07d.png" % number)
+        assert place
+        survey.add_gone(1, b"%07d.png" % number, place[0])
+    store.finish()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "catalog"
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    return made(0, 3000)
+
+
+@pytest.fixture
+def store(folder: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """Three thousand vectors, and an index of inverted lists."""
+    monkeypatch.setattr(nearest, "MAX_TAIL", 0)
+    folder.mkdir()
+    store = Store.create(folder)
+    fake = FakeEmbedder()
+    store.use_model(fake.id, fake.source, fake.classes)
+    add(store, rows, 0)
+    refresh(store, Wish(LISTS, recall=0.97))
+    yield store
+    store.close()
+
+
+def refresh(store: Store, wish: Wish | None = None, optimize: bool = False) -> list[str]:
+    return nearest.refresh(store, store.path.parent, lambda _: None, wish, optimize=optimize)
+
+
+def stamp_of(store: Store) -> IndexStamp:
+    model = store.model()
+    assert model
+    found = find_index(store.path.parent, store.uuid, model.id.key)
+    assert found
+    return found[1]
+
+
+def search(store: Store, queries: np.ndarray, k: int, contents: set[int] | None = None) -> nearest.Neighbours:
+    model = store.model()
+    assert model
+    with store.snapshot():
+        return nearest.Nearest(store, store.path.parent, model).search(queries, k, contents)
+
+
+def assert_near_exact(
+    found: nearest.Neighbours, rows: np.ndarray, ids: np.ndarray, queries: np.ndarray, k: int, share: float = 0.95
+) -> None:
+    scores = queries @ rows.T
+    best = -np.sort(-scores, axis=1)[:, :k]
+    assert found.ids.shape == found.scores.shape == (len(queries), min(k, len(rows)))
+    assert np.isin(found.ids, ids).all()
+    assert all(len(set(row)) == len(row) for row in found.ids.tolist())
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    assert (found.scores >= best[:, -1:] - 1e-3).mean() > share
+    places = {number: place for place, number in enumerate(ids.tolist())}
+    told = np.vectorize(places.__getitem__)(found.ids)
+    assert np.allclose(found.scores, np.take_along_axis(scores, told, 1), atol=1e-3)
+
+
+def test_many_queries_at_once(store: Store, rows: np.ndarray) -> None:
+    assert stamp_of(store).kind == LISTS
+    queries = made(1, 600)
+    found = search(store, queries, 10)
+    assert_near_exact(found, rows, np.arange(1, 3001), queries, 10)
+    one = search(store, queries[7:8], 10)
+    assert (one.ids[0].tolist(), one.scores[0].tolist()) == (found.ids[7].tolist(), found.scores[7].tolist())
+
+
+def test_all_of_them(store: Store, rows: np.ndarray) -> None:
+    found = search(store, rows[:3], 5000)
+    assert_near_exact(found, rows, np.arange(1, 3001), rows[:3], 5000, 0.999)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.05, 0.001])
+def test_k_stays_k_at_any_selectivity(
+    store: Store, rows: np.ndarray, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = np.flatnonzero(np.random.default_rng(3).random(3000) < share)
+    queries = made(1, 50)
+    for few in (2000, 0):
+        monkeypatch.setattr(nearest, "FEW", few)
+        found = search(store, queries, 10, set((allowed + 1).tolist()))
+        assert_near_exact(found, rows[allowed], allowed + 1, queries, 10)
+
+
+def test_the_tail_is_searched_exactly(store: Store, rows: np.ndarray) -> None:
+    more = made(2, 500)
+    add(store, more, 3000)
+    assert stamp_of(store).covered == 3000
+    found = search(store, more, 1)
+    assert found.ids[:, 0].tolist() == list(range(3001, 3501))
+    assert_near_exact(search(store, more[:50], 10), np.vstack([rows, more]), np.arange(1, 3501), more[:50], 10)
+
+
+@pytest.mark.parametrize("count", [1, 100, 2990])
+def test_what_is_gone_never_comes_and_k_stays_k(store: Store, rows: np.ndarray, count: int) -> None:
+    gone = np.random.default_rng(4).choice(3000, count, replace=False)
+    forget(store, gone.tolist())
+    kept = np.setdiff1d(np.arange(3000), gone)
+    assert stamp_of(store).covered == 3000
+    queries = rows[gone[:20]]
+    assert_near_exact(search(store, queries, 10), rows[kept], kept + 1, queries, 10)
+    assert_near_exact(search(store, queries, 4000), rows[kept], kept + 1, queries, 4000, 0.999)
+
+
+def test_a_tail_is_merged_without_training(store: Store, rows: np.ndarray) -> None:
+    before = stamp_of(store)
+    more = made(2, 500)
+    add(store, more, 3000)
+    forget(store, [5])
+    assert refresh(store) == []
+    after = stamp_of(store)
+    assert (after.kind, after.covered, after.trained, after.fit) == (LISTS, 3500, 3000, before.fit)
+    assert after.generation == store.generation
+    kept = np.setdiff1d(np.arange(3500), [5])
+    assert_near_exact(search(store, more[:100], 10), np.vstack([rows, more])[kept], kept + 1, more[:100], 10)
+
+
+def test_it_is_made_anew_when_too_much_is_gone_or_has_come(store: Store) -> None:
+    forget(store, list(range(500)))
+    refresh(store)
+    assert (stamp_of(store).covered, stamp_of(store).kind) == (2500, "flat")  # so few need no structure
+    refresh(store, Wish(LISTS, recall=0.97))
+    add(store, made(2, 3000), 3000)
+    refresh(store)
+    assert stamp_of(store).covered == stamp_of(store).trained == 5500
+
+
+def test_it_is_made_anew_when_what_comes_is_of_another_kind(store: Store) -> None:
+    add(store, made(2, 1000, centres=5), 3000)
+    refresh(store)
+    assert stamp_of(store).trained == 4000
+
+
+def test_a_small_tail_waits_for_optimize(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "MAX_TAIL", 1000)
+    before = stamp_of(store)
+    refresh(store, optimize=True)
+    assert stamp_of(store) == before  # nothing to do
+    add(store, made(2, 10), 3000)
+    refresh(store)
+    assert stamp_of(store) == before
+    refresh(store, optimize=True)
+    assert stamp_of(store).covered == 3010
+
+
+def test_another_wish_is_followed_and_the_same_one_is_not_done_twice(store: Store, folder: Path) -> None:
+    before = stamp_of(store)
+    refresh(store, Wish(LISTS, recall=0.97))
+    assert stamp_of(store) == before
+    refresh(store, Wish("flat"))
+    assert stamp_of(store).kind == "flat"
+    model = store.model()
+    assert model
+    assert nearest.info(store, folder).kind == "flat fp16"
+
+
+def test_a_recall_out_of_reach_is_said(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "DEPTHS", (1,))  # so few vectors would all be re-ranked
+    (warning,) = refresh(store, Wish("IVF32,PQ2x4fs", recall=1.0))
+    assert "reaches a recall@10 of" in warning
+    assert nearest.info(store, folder).recall < 1
+
+
+def test_an_index_of_a_later_generation_is_not_used(store: Store, folder: Path, rows: np.ndarray) -> None:
+    with closing(Store.open(folder, readonly=True)) as reader:
+        model = reader.model()
+        assert model
+        with reader.snapshot():
+            assert reader.generation
+            forget(store, [7])
+            refresh(store, optimize=True)
+            found = nearest.Nearest(reader, folder, model).search(rows[7:8], 1)
+            assert found.ids.tolist() == [[8]]
+
+
+def test_arrays_and_the_graph_of_a_catalog(store: Store, folder: Path, rows: np.ndarray) -> None:
+    add(store, made(2, 100), 3000)
+    remove_left_over(folder)
+    with Catalog.open(folder, loader=lambda _: FakeEmbedder(), readonly=True) as catalog:
+        found = catalog.nearest(rows[:200] * 3, k=5)
+        assert found.ids[:, 0].tolist() == list(range(1, 201))
+        assert catalog.paths(found.ids[0, :1]) == {1: ["/p/0000000.png"]}
+        few = catalog.nearest(rows[:2], k=5, where="bytes < 3")
+        assert few.ids.shape == (2, 3)
+        assert catalog.nearest(rows[:2], where="bytes < 0").ids.shape == (2, 0)
+        assert catalog.nearest(rows[:0]).ids.shape[0] == 0
+        graph = catalog.knn_graph(k=4)
+        for bad in (rows[0], rows[:3, :20], rows[:2] * 0, rows[:2] * np.nan):
+            with pytest.raises(InvalidArgument):
+                catalog.nearest(bad)
+        with pytest.raises(InvalidArgument, match="asks for nothing"):
+            catalog.knn_graph(k=0)
+    assert graph.ids.tolist() == list(range(1, 3101))
+    assert graph.neighbours.shape == graph.scores.shape == (3100, 4)
+    assert not (graph.neighbours == graph.ids[:, None]).any()
+    every = np.vstack([rows, made(2, 100)])
+    scores = every @ every.T
+    np.fill_diagonal(scores, -2)
+    assert (graph.scores >= -np.sort(-scores, axis=1)[:, 3:4] - 1e-3).mean() > 0.95
