@@ -35,7 +35,6 @@ Advance = Callable[[str, int, int], None]
 """Told the stage ('index', 'train' or 'measure'), how much of it is done, and of how much."""
 
 MAGIC = b"IDXNBRS1"
-LAYOUT = 2
 PATTERN = "neighbours-*.faiss"
 _TRAILER = 4 + 4 + len(MAGIC)
 _BLOCK = 1 << 24
@@ -74,7 +73,6 @@ class Stamp:
     ids: int = 0
     lists: int = 0
     structure: int = 0
-    layout: int = 1
     bytes: int = 0
     crc32: int = 0
 
@@ -275,7 +273,7 @@ def _write_rows(path: Path, blocks: Iterable[tuple[Ids, Vectors]], stamp: Stamp)
         file.write(every.data)
         file.seek(0)
         file.write(_header(empty, len(every)))
-    return replace(stamp, covered=len(every), ids=start, layout=LAYOUT, kind=FLAT, recall=1.0)
+    return replace(stamp, covered=len(every), ids=start, kind=FLAT, recall=1.0)
 
 
 def _empty_plane(dim: int) -> Any:
@@ -374,7 +372,7 @@ def find_index(folder: Path, catalog: str, model: str) -> tuple[Path, Stamp] | N
     """The newest index file of a catalog and model whose stamp is sound. Reads a few bytes, imports no faiss."""
     for path in sorted(folder.glob(PATTERN), reverse=True):
         stamp = read_stamp(path)
-        if stamp and stamp.layout == LAYOUT and stamp.catalog == catalog and stamp.model == model:
+        if stamp and stamp.catalog == catalog and stamp.model == model:
             return path, stamp
     return None
 
@@ -419,7 +417,10 @@ def read_stamp(path: Path) -> Stamp | None:
     text = tail[max(end - length, 0) : end]
     if len(text) != length or zlib.crc32(text).to_bytes(4, "little") != tail[end : end + 4]:
         return None
-    stamp = Stamp(**json.loads(text))
+    try:
+        stamp = Stamp(**json.loads(text))
+    except TypeError:  # of an indexer that stamps otherwise: the next build makes it anew
+        return None
     return stamp if stamp.bytes + length + _TRAILER == size else None
 
 

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from indexer.pictures import scan
+from indexer.verbs import nearest
+
+
+@pytest.fixture(autouse=True)
+def short_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is behind at once, so that a build has one to write."""
+    monkeypatch.setattr(nearest, "MAX_TAIL", 0)
 
 
 @pytest.fixture(scope="module")

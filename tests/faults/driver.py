@@ -216,11 +216,12 @@ def main() -> None:
     from indexer.cli import common
     from indexer.cli import main as run
     from indexer.pictures import scan, workers
-    from indexer.verbs import build
+    from indexer.verbs import build, nearest
 
     plan = Plan(**json.loads(os.environ["PLAN"]))
     scan.SETTLED_NS = 0  # files of a test are young
     build.COMMIT_IMAGES = COMMIT_IMAGES
+    nearest.MAX_TAIL = 0  # a few new pictures are enough to have an index written
     if plan.fake:
         common.loader = lambda *_: lambda _: FakeEmbedder(batch_size=4)
     tell(plan)

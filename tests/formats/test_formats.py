@@ -41,7 +41,7 @@ def test_it_answers(old: Path, tmp_path: Path) -> None:
             f"/home/somebody/pictures/{name}.png" for name in ("0", "1", "2", "3", "4", "copy")
         ]
         assert [skip.path for skip in catalog.skips()] == ["/home/somebody/pictures/broken.png"]
-        assert catalog.info().neighbours.covered == 0  # of the first layout: searched exactly until the next build
+        assert catalog.info().neighbours.covered == 5
         best = catalog.query(save_picture(tmp_path / "new.png", 3, size=(80, 60)), k=3)
         assert best[0].path.endswith("/3.png")
         assert best[0].score > 0.99

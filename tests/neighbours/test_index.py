@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import zlib
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from indexer import CatalogError, InvalidArgument
 from indexer.neighbours import tuning
 from indexer.neighbours.choosing import FLAT
 from indexer.neighbours.index import (
+    MAGIC,
     NeighbourIndex,
     Stamp,
     extend_index,
@@ -250,9 +254,12 @@ def test_damage_anywhere_in_a_structure_is_found(tmp_path: Path, clustered: np.n
         assert open_index(path, stamp) is None
 
 
-def test_an_index_of_the_first_layout_is_known_and_not_used(tmp_path: Path, rows: np.ndarray) -> None:
-    write(tmp_path, rows)
+def test_an_index_of_another_indexer_is_known_and_not_used(tmp_path: Path, rows: np.ndarray) -> None:
+    stamp = write(tmp_path, rows)
     (path,) = tmp_path.iterdir()
+    text = json.dumps({**asdict(stamp), "new": 1}).encode() + b"\n"
+    ends = zlib.crc32(text).to_bytes(4, "little"), len(text).to_bytes(4, "little"), MAGIC
+    path.write_bytes(path.read_bytes()[: stamp.bytes] + text + b"".join(ends))
+    assert find_index(tmp_path, "c", "m") is None
+    write(tmp_path, rows)
     assert find_index(tmp_path, "c", "m")
-    path.write_bytes(path.read_bytes().replace(b'"layout": 2', b'"layout": 1'))
-    assert find_index(tmp_path, "c", "m") is None  # its checksum is off now too
