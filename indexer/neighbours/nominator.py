@@ -42,23 +42,40 @@ class Nominator:
 
     def __init__(self, index: Any) -> None:
         """Use make() or read()."""
+        import faiss
+
         self.index = index
-        self.has_lists = type(self.index).__name__ in _WITH_LISTS
+        chain = getattr(index, "chain", None)
+        self._transforms = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())] if chain else []
+        found = faiss.try_extract_index_ivf(index)
+        self._ivf: Any = None if found is None else faiss.downcast_index(found)
         self._lists: _Lists | None = None
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether there are inverted lists that can be kept apart."""
+        return type(self._ivf).__name__ in _WITH_LISTS
 
     @property
     def most_effort(self) -> int:
         """The effort at which a search is as good as it can be."""
-        ivf = self._ivf()
-        return int(ivf.nlist) if ivf is not None else 1024 if hasattr(self.index, "hnsw") else 1
+        return int(self._ivf.nlist) if self._ivf is not None else 1024 if hasattr(self.index, "hnsw") else 1
 
     def train(self, sample: Vectors) -> None:
         """Learn from a sample; the same one gives the same structure. Raises InvalidArgument where it is too small."""
-        ivf = self._ivf()
-        for part in (ivf, getattr(ivf, "pq", None), getattr(self.index, "pq", None)):
+        import faiss
+
+        for part in (self._ivf, getattr(self._ivf, "pq", None), getattr(self.index, "pq", None)):
             if part is not None and hasattr(part, "cp"):
                 part.cp.min_points_per_centroid = 1  # otherwise faiss complains on stderr
         try:
+            for transform in self._transforms:
+                transform.train(sample)
+                if isinstance(transform, faiss.PCAMatrix):
+                    # moved to their mean, vectors would have other inner products
+                    faiss.copy_array_to_vector(np.zeros(transform.d_out, np.float32), transform.b)
+            if self._ivf is not None and faiss.get_num_gpus():
+                self._ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(self._ivf.d))
             self.index.train(sample)
         except RuntimeError as error:
             raise InvalidArgument(
@@ -72,19 +89,18 @@ class Nominator:
 
     def fit(self, rows: Vectors) -> float:
         """How well the lists suit some rows: the mean similarity to the nearest centre; 1 where there are no lists."""
-        ivf = self._ivf()
-        if ivf is None or ivf.d != rows.shape[1]:
+        if self._ivf is None:
             return 1.0
-        return float(ivf.quantizer.search(rows, 1)[0].mean())
+        return float(self._ivf.quantizer.search(self._transformed(rows), 1)[0].mean())
 
     def prepare(self, queries: Vectors, effort: int) -> None:
         """Load what a search for some queries touches."""
         if self._lists is None or self._lists.complete:
             return
-        if len(queries) > _FEW_QUERIES or effort >= self.index.nlist:
-            self._lists.load(range(self.index.nlist))
+        if len(queries) > _FEW_QUERIES or effort >= self._ivf.nlist:
+            self.load_all()
         else:
-            _, touched = self.index.quantizer.search(queries, effort)
+            _, touched = self._ivf.quantizer.search(self._transformed(queries), effort)
             self._lists.load(set(touched.ravel().tolist()) - {-1})
 
     def parameters(self, effort: int, selector: Any) -> Any:
@@ -94,7 +110,7 @@ class Nominator:
         chosen = {"sel": selector} if selector is not None else {}
         if hasattr(self.index, "hnsw"):
             return faiss.SearchParametersHNSW(efSearch=effort, **chosen)  # type: ignore[attr-defined]
-        if self._ivf() is None:
+        if self._ivf is None:
             return faiss.SearchParameters(**chosen)
         parameters = faiss.SearchParametersIVF(nprobe=effort, **chosen)  # type: ignore[call-arg]
         if isinstance(self.index, faiss.IndexPreTransform):
@@ -104,7 +120,7 @@ class Nominator:
     def load_all(self) -> None:
         """Have everything in memory."""
         if self._lists is not None:
-            self._lists.load(range(self.index.nlist))
+            self._lists.load(range(self._ivf.nlist))
 
     def write(self, file: BinaryIO) -> tuple[int, int]:
         """Append everything to a file; it cannot be used any more. Returns where the lists and the structure begin."""
@@ -112,17 +128,17 @@ class Nominator:
 
         lists = file.tell()
         if self.has_lists:
-            _write_lists(self.index, file)
+            _write_lists(self._ivf, file)
             self.index.reset()
         structure = file.tell()
         file.write(faiss.serialize_index(self.index).data)
         return lists, structure
 
-    def _ivf(self) -> Any:
-        import faiss
-
-        found = faiss.try_extract_index_ivf(self.index)
-        return None if found is None else faiss.downcast_index(found)
+    def _transformed(self, rows: Vectors) -> Vectors:
+        """Rows as the lists see them."""
+        for transform in self._transforms:
+            rows = transform.apply(rows)
+        return rows
 
 
 def read(path: Path, lists: int, structure: int, end: int, count: int) -> Nominator:
@@ -133,8 +149,8 @@ def read(path: Path, lists: int, structure: int, end: int, count: int) -> Nomina
         file.seek(structure)
         nominator = Nominator(faiss.deserialize_index(np.frombuffer(file.read(end - structure), np.uint8)))
     if nominator.has_lists:
-        nominator._lists = _Lists(nominator.index, path, lists, structure)
-        nominator.index.ntotal = count
+        nominator._lists = _Lists(nominator._ivf, path, lists, structure)
+        nominator.index.ntotal = nominator._ivf.ntotal = count
     return nominator
 
 
