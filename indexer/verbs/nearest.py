@@ -81,7 +81,7 @@ def refresh(
     wish: Wish | None = None,
     *,
     optimize: bool = False,
-    checked: bool = True,
+    checked: bool,
 ) -> list[str]:
     """Bring the index up to date where it is missing, damaged, far behind, or not what is wished for; returns warnings.
 
