@@ -55,6 +55,7 @@ class Stamp:
     kind: FLAT or a factory string. covered: vectors in it. last: the highest vector id that it was built from.
     recall: as measured; effort, depth: how to search for it; fit: see Nominator.fit(). trained: vectors when it was
     trained. generation: of the store. ids, lists, structure: where the parts begin. bytes, crc32: of all parts.
+    guard: CRC-32 of what a search follows blindly, see _guarded().
     """
 
     catalog: str
@@ -75,6 +76,7 @@ class Stamp:
     structure: int = 0
     bytes: int = 0
     crc32: int = 0
+    guard: int = 0
 
 
 class NeighbourIndex:
@@ -104,7 +106,7 @@ class NeighbourIndex:
         """The k best vector ids for each query, best first: scores (N, k) and ids (N, k).
 
         queries: float32, (N, dim), unit rows. allowed: the only ids that may come.
-        Where there are fewer than k, fewer columns come back: there is never a gap.
+        Where there are fewer than k, fewer columns come back. There is a gap, an id of -1, only where rows are damaged.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         places = None if allowed is None else self._places_of(allowed)
@@ -122,7 +124,7 @@ class NeighbourIndex:
             short = found[:, -1] < 0  # too little lay in the lists that were looked into
             if short.any():
                 scores[short], found[short] = self.exact(queries[short], k, places)
-        return scores, self.ids[found]
+        return scores, np.where(found < 0, -1, self.ids[found])
 
     def exact(self, queries: Vectors, k: int, places: Ids | None = None) -> tuple[Vectors, Ids]:
         """The k best of all rows, or of those at some places: scores and places, both (N, k)."""
@@ -378,25 +380,38 @@ def find_index(folder: Path, catalog: str, model: str) -> tuple[Path, Stamp] | N
 
 
 def open_index(path: Path, stamp: Stamp, *, checked: bool = False) -> NeighbourIndex | None:
-    """Map an index file for searching, or None where it is damaged.
-
-    checked: read it all to see, also where that takes longer than opening should.
-    """
+    """Map an index file for searching, or None where it is damaged. checked: see is_usable()."""
     try:
-        if (checked or stamp.bytes <= _CHECKED_BYTES) and not is_sound(path, stamp):
+        opened = path.stat()
+        if not is_usable(path, stamp, checked=checked):
             return None
         structure = None
         if stamp.kind != FLAT:
             structure = nominator.read(path, stamp.lists, stamp.structure, stamp.bytes, stamp.covered)
-        return NeighbourIndex(path, stamp, structure)
+        index = NeighbourIndex(path, stamp, structure)
+        return index if os.path.samestat(opened, path.stat()) else None
     except (RuntimeError, OSError, ValueError):  # also where a build has just put another in its place
         return None
 
 
 def is_sound(path: Path, stamp: Stamp) -> bool:
-    """Whether faiss's part of the file is what was written, and can be read."""
+    """Whether all that comes before the stamp is what was written, and can be read."""
     try:
-        return _checksum(path, stamp.bytes) == stamp.crc32
+        return _checksum(path, (0, stamp.bytes)) == stamp.crc32
+    except OSError:
+        return False
+
+
+def is_usable(path: Path, stamp: Stamp, *, checked: bool = False) -> bool:
+    """Whether an index file may be searched.
+
+    checked: read it all to see, also where that takes longer than opening should. Otherwise only what is guarded is
+    read of a large one: what may be wrong then has no worse end than a neighbour that is missed.
+    """
+    if checked or stamp.bytes <= _CHECKED_BYTES:
+        return is_sound(path, stamp)
+    try:
+        return _checksum(path, *_guarded(stamp)) == stamp.guard
     except OSError:
         return False
 
@@ -426,7 +441,8 @@ def read_stamp(path: Path) -> Stamp | None:
 
 def _append_stamp(path: Path, stamp: Stamp) -> Stamp:
     size = path.stat().st_size
-    finished = replace(stamp, bytes=size, crc32=_checksum(path, size))
+    finished = replace(stamp, bytes=size, crc32=_checksum(path, (0, size)))
+    finished = replace(finished, guard=_checksum(path, *_guarded(finished)))
     text = json.dumps(asdict(finished)).encode() + b"\n"
     with path.open("ab") as file:
         file.write(text + zlib.crc32(text).to_bytes(4, "little") + len(text).to_bytes(4, "little") + MAGIC)
@@ -435,10 +451,19 @@ def _append_stamp(path: Path, stamp: Stamp) -> Stamp:
     return finished
 
 
-def _checksum(path: Path, size: int) -> int:
+def _guarded(stamp: Stamp) -> list[tuple[int, int]]:
+    """Where the header of the rows is, and the structure with the sizes of its lists: beginnings and ends."""
+    header = (0, stamp.ids - stamp.covered * 2 * stamp.dim)
+    return [header] if stamp.kind == FLAT else [header, (stamp.structure, stamp.bytes)]
+
+
+def _checksum(path: Path, *parts: tuple[int, int]) -> int:
+    """CRC-32 of some parts of a file, one after the other."""
     checksum = 0
     with path.open("rb") as file:
-        while size > 0 and (block := file.read(min(size, _BLOCK))):
-            checksum = zlib.crc32(block, checksum)
-            size -= len(block)
+        for start, end in parts:
+            file.seek(start)
+            while start < end and (block := file.read(min(end - start, _BLOCK))):
+                checksum = zlib.crc32(block, checksum)
+                start += len(block)
     return checksum

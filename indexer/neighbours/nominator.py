@@ -127,11 +127,13 @@ class Nominator:
         import faiss
 
         lists = file.tell()
+        sizes = np.empty(0, np.int64)
         if self.has_lists:
-            _write_lists(self._ivf, file)
+            sizes = _write_lists(self._ivf, file)
             self.index.reset()
         structure = file.tell()
         file.write(faiss.serialize_index(self.index).data)
+        file.write(sizes.data)
         return lists, structure
 
     def _transformed(self, rows: Vectors) -> Vectors:
@@ -147,24 +149,27 @@ def read(path: Path, lists: int, structure: int, end: int, count: int) -> Nomina
 
     with path.open("rb") as file:
         file.seek(structure)
-        nominator = Nominator(faiss.deserialize_index(np.frombuffer(file.read(end - structure), np.uint8)))
+        data = file.read(end - structure)
+    nominator = Nominator(faiss.deserialize_index(np.frombuffer(data, np.uint8)))
     if nominator.has_lists:
-        nominator._lists = _Lists(nominator._ivf, path, lists, structure)
-        nominator.index.ntotal = nominator._ivf.ntotal = count
+        ivf = nominator._ivf
+        sizes = np.frombuffer(data[-8 * ivf.nlist :], np.int64)
+        nominator._lists = _Lists(ivf, sizes, np.memmap(path, np.uint8, "r", lists, (structure - lists,)))
+        nominator.index.ntotal = ivf.ntotal = count
     return nominator
 
 
 class _Lists:
-    """Inverted lists in a file: sizes, then the places of every list, then the codes of every list."""
+    """Inverted lists in a file: the places of every list, then the codes of every list."""
 
-    def __init__(self, index: Any, path: Path, start: int, end: int) -> None:
+    def __init__(self, index: Any, sizes: Places, data: npt.NDArray[np.uint8]) -> None:
         import faiss
 
         self._into = faiss.downcast_InvertedLists(index.invlists)
-        data = np.memmap(path, np.uint8, "r", start, (end - start,))
-        self._sizes = np.array(data[: 8 * index.nlist].view(np.int64))
-        bytes_of = np.array([_code_bytes(self._into, int(size)) for size in self._sizes], np.int64)
-        self._places = 8 * (index.nlist + np.concatenate([[0], np.cumsum(self._sizes)]))
+        self._sizes = sizes
+        self._count = int(sizes.sum())
+        bytes_of = np.array([_code_bytes(self._into, int(size)) for size in sizes], np.int64)
+        self._places = 8 * np.concatenate([[0], np.cumsum(sizes)])
         self._codes = self._places[-1] + np.concatenate([[0], np.cumsum(bytes_of)])
         self._data = data
         self._missing = set(np.flatnonzero(self._sizes).tolist())
@@ -175,27 +180,30 @@ class _Lists:
         return not self._missing
 
     def load(self, numbers: Any) -> None:
-        """Read those of some lists that are not in memory."""
+        """Read those of some lists that are not in memory; one that names what is no row is damaged, and left out."""
         import faiss
 
         for number in sorted(self._missing.intersection(numbers)):
-            self._into.resize(number, int(self._sizes[number]))
+            self._missing.remove(number)
             places = self._data[self._places[number] : self._places[number + 1]].view(np.int64)
+            if places.min() < 0 or places.max() >= self._count:
+                continue
+            self._into.resize(number, int(self._sizes[number]))
             codes = self._data[self._codes[number] : self._codes[number + 1]]
             faiss.rev_swig_ptr(self._into.get_ids(number), len(places))[:] = places
             faiss.rev_swig_ptr(self._into.get_codes(number), len(codes))[:] = codes
-            self._missing.remove(number)
 
 
-def _write_lists(index: Any, file: BinaryIO) -> None:
+def _write_lists(index: Any, file: BinaryIO) -> Places:
+    """Append all lists; returns their sizes."""
     import faiss
 
     lists = faiss.downcast_InvertedLists(index.invlists)
     sizes = [lists.list_size(number) for number in range(index.nlist)]
-    file.write(np.array(sizes, np.int64).data)
     full = [(number, size) for number, size in enumerate(sizes) if size]
     file.writelines(faiss.rev_swig_ptr(lists.get_ids(number), size).data for number, size in full)
     file.writelines(faiss.rev_swig_ptr(lists.get_codes(number), _code_bytes(lists, size)).data for number, size in full)
+    return np.array(sizes, np.int64)
 
 
 def _code_bytes(lists: Any, size: int) -> int:

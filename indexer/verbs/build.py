@@ -102,9 +102,11 @@ class _Build:
         self.named = False
         self.loaded_at = 0.0
         self.embedding_seconds = 0.0
+        self.unclean = False
 
     def run(self, paths: Sequence[str | os.PathLike[str]]) -> BuildReport:
         self.named = bool(paths)
+        self.unclean = not self.store.is_sealed  # whatever was writing last may have been cut off
         if self.options.neighbours is not None:
             self.options.neighbours.check()
         if not self.options.dry_run:
@@ -284,7 +286,8 @@ class _Build:
 
     def _refresh(self) -> list[str]:
         wish, optimize = self.options.neighbours, self.options.optimize
-        return nearest.refresh(self.store, self.folder, self.progress, wish, optimize=optimize)
+        checked = self.unclean
+        return nearest.refresh(self.store, self.folder, self.progress, wish, optimize=optimize, checked=checked)
 
     def _report(self) -> BuildReport:
         model, tally = self.store.model(), self.tally

@@ -15,6 +15,7 @@ from ..neighbours.index import (
     Stamp,
     extend_index,
     find_index,
+    is_usable,
     open_index,
     remove_others,
     write_index,
@@ -80,17 +81,21 @@ def refresh(
     wish: Wish | None = None,
     *,
     optimize: bool = False,
+    checked: bool,
 ) -> list[str]:
-    """Bring the index up to date where it is missing, foreign, far behind, or not what is wished for; returns warnings.
+    """Bring the index up to date where it is missing, damaged, far behind, or not what is wished for; returns warnings.
 
     What has come since is added to it; it is made anew when too much has been deleted or added, or what has come is of
     another kind. wish None: what it is now may stay. optimize: make it anew unless it is exactly as the store.
+    checked: see is_usable().
     """
     model = store.model()
     count, last = store.vector_span(model) if model else (0, 0)
     if model is None or count == 0:
         return []
     found = find_index(folder, store.uuid, model.id.key)
+    if found is not None and not is_usable(*found, checked=checked):
+        found = None
     if found is not None and _may_stay(store, model, found[1], wish, count, last, optimize):
         remove_others(found[0])  # a process that was killed may have left one
         return []
@@ -206,24 +211,26 @@ class Nearest:
         wanted = k + SPARE
         while True:
             _, named = self._index.search(queries, wanted, allowed)
-            found = self._scored(queries, named, k)
+            found = self._scored(queries, named, k, more=named.shape[1] == wanted)
             if found is not None:
                 return found
             wanted *= 4
 
-    def _scored(self, queries: Vectors, named: Ids, k: int) -> Neighbours | None:
-        """Nominated vectors by their exact scores, None where too many of them are gone and more can be named."""
+    def _scored(self, queries: Vectors, named: Ids, k: int, *, more: bool) -> Neighbours | None:
+        """Nominated vectors by their exact scores, None where too many of them are gone and more can be named.
+
+        A damaged index may name anything: what is unknown, not covered, or named before does not count.
+        """
         ids, where = np.unique(named, return_inverse=True)
         known, contents, rows = self.store.vectors_by_id(ids.tolist(), self.model)
         order = np.argsort(known)
         place = np.searchsorted(known[order], ids)
-        there = np.isin(ids, known)[where].reshape(named.shape)
+        there = (np.isin(ids, known) & (ids <= self._covered))[where].reshape(named.shape) & _first_of_each(named)
         if there.all():
             width = min(k, named.shape[1])
         else:
-            assert self._index is not None
             width = min(k, int(there.sum(axis=1).min(initial=k)))
-            if width < k and named.shape[1] < self._index.stamp.covered:
+            if width < k and more:
                 return None
         if not len(known):
             return Neighbours(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
@@ -271,6 +278,15 @@ def _scores(candidates: Vectors, queries: Vectors) -> Vectors:
     """
     scores: Vectors = np.einsum("nkd,nd->nk", candidates, queries)
     return np.clip(scores, -1.0, 1.0)
+
+
+def _first_of_each(named: Ids) -> npt.NDArray[np.bool_]:
+    """Marks what comes for the first time in its row."""
+    order = np.argsort(named, axis=1, kind="stable")
+    ascending = np.take_along_axis(named, order, 1)
+    first = np.ones(named.shape, np.bool_)
+    np.put_along_axis(first, order[:, 1:], ascending[:, 1:] != ascending[:, :-1], 1)
+    return first
 
 
 def _merged(one: Neighbours, other: Neighbours, k: int) -> Neighbours:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
+import traceback
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +25,7 @@ from indexer.neighbours.index import (
     Stamp,
     extend_index,
     find_index,
+    is_usable,
     open_index,
     read_stamp,
     write_index,
@@ -252,6 +259,143 @@ def test_damage_anywhere_in_a_structure_is_found(tmp_path: Path, clustered: np.n
         harmed = data[:start] + bytes(value ^ 0xFF for value in data[start : start + 64]) + data[start + 64 :]
         path.write_bytes(harmed)
         assert open_index(path, stamp) is None
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Index files count as too large to be read at every opening."""
+    monkeypatch.setattr("indexer.neighbours.index._CHECKED_BYTES", 0)
+
+
+def harmed(data: bytes, start: int, end: int, rng: np.random.Generator) -> bytes:
+    """The same bytes but for a bit, a few random bytes, a number of ones, or a stretch of zeros between two places."""
+    place = int(rng.integers(start, end))
+    most = end - place
+    choices = (
+        bytes([data[place] ^ 1 << int(rng.integers(8))]),
+        rng.bytes(min(16, most)),
+        b"\xff" * min(8, most),
+        bytes(min(4096, most)),
+    )
+    chosen = choices[int(rng.integers(4))]
+    return data[:place] + chosen + data[place + len(chosen) :]
+
+
+def use(path: Path, queries: np.ndarray) -> None:
+    """Search an index in every way, or find that it is damaged: what it names may be wrong, but nothing else."""
+    found = find_index(path.parent, "c", "m")
+    index = open_index(*found) if found else None
+    if index is None:
+        return
+    for many in (queries[:1], queries[:20], queries):  # few read the lists that they touch, many read all
+        for allowed in (None, np.arange(10, 2000, 2), np.arange(10, 30)):
+            _, ids = index.search(many, 10, allowed)
+            assert len(ids) == len(many)
+            assert allowed is not None or ids.shape[1] == 10
+
+
+KINDS = (FLAT, LISTS, "IVF64,SQ8", "HNSW16,SQ8", "IVF64,RaBitQ", "OPQ16_32,IVF64,PQ16x4fs")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thousand_damages_end_no_process(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
+    """Each in a process of its own, since it is faiss that could bring it down."""
+    damaged_everywhere(tmp_path, clustered, kind, 1000)
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("kind", [FLAT, LISTS])
+def test_damages_end_no_process(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
+    damaged_everywhere(tmp_path, clustered, kind, 40)
+
+
+def damaged_everywhere(folder: Path, rows: np.ndarray, kind: str, count: int) -> None:
+    stamp = write(folder, rows, kind, target=0.9)
+    (path,) = folder.iterdir()
+    data, queries, rng = path.read_bytes(), made_clustered(1, 70), np.random.default_rng(count)
+    header = stamp.ids - 2 * DIM * len(rows)
+    ends = [0, header, stamp.ids, *sorted({stamp.lists, stamp.structure} - {0}), stamp.bytes, len(data)]
+    parts = [(start, end) for start, end in pairwise(ends) if start < end]
+    for number in range(count):
+        damaged = harmed(data, *parts[number % len(parts)], rng)
+        path.write_bytes(damaged)
+        if fork(lambda: use(path, queries)):
+            (folder / "harmful").write_bytes(damaged)
+            pytest.fail(f"{folder / 'harmful'}, part {parts[number % len(parts)]}")
+
+
+def fork(work: Callable[[], None]) -> int:
+    """How a process ends that does some work: 0, or a signal or a code. It may take no more than 4 GB."""
+    child = os.fork()
+    if child == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+            signal.alarm(60)
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("kind", [LISTS, "HNSW16,SQ8", FLAT])
+def test_what_a_search_follows_blindly_is_always_checked(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
+    """The header, the sizes of the lists, the structure."""
+    stamp = write(tmp_path, clustered, kind, target=0.9)
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    places = [0, 8, stamp.ids - 2 * DIM * len(clustered) - 1]
+    if kind != FLAT:
+        places += [stamp.structure, *np.linspace(stamp.structure, stamp.bytes - 1, 20).astype(int).tolist()]
+    for place in places:
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        assert not is_usable(path, stamp), place
+        assert open_index(path, stamp) is None, place
+    path.write_bytes(data)
+    assert is_usable(path, stamp)
+    assert open_index(path, stamp) is not None
+
+
+@pytest.mark.usefixtures("large")
+def test_the_rest_of_a_large_file_is_checked_where_that_is_asked_for(tmp_path: Path, clustered: np.ndarray) -> None:
+    stamp = write(tmp_path, clustered, LISTS, target=0.9)
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    for place in (stamp.ids - 1, stamp.ids, stamp.lists, stamp.structure - 1):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        assert open_index(path, stamp) is not None
+        assert open_index(path, stamp, checked=True) is None
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("place", [-1, 6000, 1 << 40])
+def test_a_list_that_names_what_is_no_row_is_left_out(tmp_path: Path, clustered: np.ndarray, place: int) -> None:
+    stamp = write(tmp_path, clustered, LISTS, target=0.9)
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    path.write_bytes(data[: stamp.lists + 8] + place.to_bytes(8, "little", signed=True) + data[stamp.lists + 16 :])
+    _, ids = opened(tmp_path).search(clustered, 10)
+    assert ids.min() >= 10
+    assert ids.max() < 6010
+    assert (ids[:, 0] == np.arange(10, 6010)).mean() > 0.8
+
+
+def test_a_file_that_another_one_replaces_meanwhile_is_not_used(
+    tmp_path: Path, clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = write(tmp_path, clustered)
+    (path,) = tmp_path.iterdir()
+
+    def usable(*_: object, **__: object) -> bool:
+        write(tmp_path, clustered, LISTS, target=0.9)
+        return True
+
+    monkeypatch.setattr("indexer.neighbours.index.is_usable", usable)
+    assert open_index(path, stamp) is None
 
 
 def test_an_index_of_another_indexer_is_known_and_not_used(tmp_path: Path, rows: np.ndarray) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from indexer.files import remove_left_over
 from indexer.neighbours import tuning
 from indexer.neighbours.choosing import Wish
 from indexer.neighbours.index import Stamp as IndexStamp
-from indexer.neighbours.index import find_index
+from indexer.neighbours.index import find_index, is_sound, read_stamp
 from indexer.records import PictureInfo, Source, Stamp
 from indexer.store.store import Entry, Store
 from indexer.verbs import nearest
@@ -86,8 +87,8 @@ def store(folder: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> It
     store.close()
 
 
-def refresh(store: Store, wish: Wish | None = None, optimize: bool = False) -> list[str]:
-    return nearest.refresh(store, store.path.parent, lambda _: None, wish, optimize=optimize)
+def refresh(store: Store, wish: Wish | None = None, optimize: bool = False, checked: bool = False) -> list[str]:
+    return nearest.refresh(store, store.path.parent, lambda _: None, wish, optimize=optimize, checked=checked)
 
 
 def stamp_of(store: Store) -> IndexStamp:
@@ -235,6 +236,112 @@ def test_an_index_of_a_later_generation_is_not_used(store: Store, folder: Path, 
             refresh(store, optimize=True)
             found = nearest.Nearest(reader, folder, model).search(rows[7:8], 1)
             assert found.ids.tolist() == [[8]]
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Index files count as too large to be read at every opening."""
+    monkeypatch.setattr("indexer.neighbours.index._CHECKED_BYTES", 0)
+
+
+def index_path(store: Store) -> Path:
+    (path,) = store.path.parent.glob("neighbours-*")
+    return path
+
+
+def damage(store: Store, start: int, data: bytes) -> None:
+    """Other bytes in the index file, from some place on."""
+    with index_path(store).open("r+b") as file:
+        file.seek(start)
+        file.write(data)
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("kind", ["flat", LISTS])
+@pytest.mark.parametrize("few", [10_000_000, 0])
+def test_whatever_a_damaged_index_names_the_answer_is_true(
+    store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, kind: str, few: int
+) -> None:
+    """It may lack a neighbour: no score is wrong, nothing comes twice, nothing that a filter has ruled out."""
+    monkeypatch.setattr(nearest, "FEW", 0)
+    monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
+    refresh(store, Wish(kind, recall=0.97))
+    add(store, made(2, 200), 3000)
+    store.seal()
+    every = np.vstack([rows, made(2, 200)])
+    stamp, path = stamp_of(store), index_path(store)
+    data, rng = path.read_bytes(), np.random.default_rng(5)
+    header = stamp.ids - 2 * DIM * 3000
+    harms = [
+        (stamp.ids, np.full(3000, 7).tobytes()),
+        (stamp.ids, rng.integers(0, 3300, 3000).tobytes()),
+        (stamp.ids, np.arange(201, 3201).tobytes()),  # those of the tail
+        (stamp.ids, rng.bytes(8 * 3000)),
+        (stamp.ids + 8 * 500, bytes(8 * 500)),
+        (header, np.full((3000, DIM), np.nan, np.float16).tobytes()),
+        (header, rng.bytes(2 * DIM * 1500)),
+    ]
+    if kind != "flat":
+        harms += [(stamp.lists, bytes(8 * 3000)), (stamp.lists, rng.integers(0, 3000, 3000).tobytes())]
+    queries, allowed = made(1, 30), {*range(1, 3201, 3)}
+    for start, harm in harms:
+        path.write_bytes(data[:start] + harm + data[start + len(harm) :])
+        for contents in (None, allowed, {3, 2999, 3100}):
+            found = search(store, queries, 10, contents)
+            assert all(len(set(row)) == len(row) for row in found.ids.tolist())
+            assert contents is None or set(found.ids.ravel().tolist()) <= contents
+            true = np.take_along_axis(queries @ every.T, found.ids - 1, 1)
+            assert np.allclose(found.scores, true, atol=1e-3)
+            assert found.ids.shape[1] > 0
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("where", ["header", "sizes", "structure", "stamp", "cut"])
+def test_an_index_that_is_off_is_not_used_and_made_anew(store: Store, rows: np.ndarray, where: str) -> None:
+    store.seal()
+    stamp, path = stamp_of(store), index_path(store)
+    size = path.stat().st_size
+    if where == "cut":
+        os.truncate(path, size - 100)
+    else:
+        places = {"header": 0, "sizes": stamp.bytes - 8, "structure": stamp.structure + 100, "stamp": size - 40}
+        damage(store, places[where], b"\xf5\xf5")
+    queries = made(1, 20)
+    assert_near_exact(search(store, queries, 10), rows, np.arange(1, 3001), queries, 10, 0.999)
+    assert refresh(store, checked=False) == []
+    assert is_sound(index_path(store), stamp_of(store))
+
+
+@pytest.mark.usefixtures("large")
+def test_after_a_build_that_was_cut_off_all_of_an_index_is_checked(store: Store, rows: np.ndarray) -> None:
+    damage(store, stamp_of(store).ids, np.full(3000, 7).tobytes())
+    assert not store.is_sealed
+    queries = made(1, 20)
+    assert_near_exact(search(store, queries, 10), rows, np.arange(1, 3001), queries, 10, 0.999)
+    before = stamp_of(store)
+    refresh(store, checked=False)
+    assert stamp_of(store) == before
+    refresh(store, checked=True)
+    assert is_sound(index_path(store), stamp_of(store))
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_a_build_knows_whether_the_last_one_was_cut_off(
+    catalog: Catalog, pictures: Path, reopen: Callable[[], Catalog], cut_off: bool
+) -> None:
+    catalog.build([pictures], neighbours="flat")
+    catalog.close()
+    (path,) = catalog.folder.glob("neighbours-*")
+    stamp = read_stamp(path)
+    assert stamp
+    data = path.read_bytes()
+    path.write_bytes(data[: stamp.ids] + bytes(8) + data[stamp.ids + 8 :])
+    if cut_off:
+        (catalog.folder / "catalog.seal").unlink()
+    with reopen() as opened:
+        opened.build()
+    assert is_sound(path, stamp) is cut_off
 
 
 def test_arrays_and_the_graph_of_a_catalog(store: Store, folder: Path, rows: np.ndarray) -> None:

@@ -29,13 +29,13 @@ def old_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sound(tmp_path: Path, pictures: Path) -> Path:
-    """A closed catalog of forty pictures, some of them copies, and a skip."""
+    """A closed catalog of forty pictures, some of them copies, and a skip; its index has inverted lists."""
     for seed in range(500, 534):
         save_picture(pictures / f"{seed}.png", seed)
     shutil.copy(pictures / "a.png", pictures / "copy.png")
     (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     with Catalog.create(tmp_path / "catalog", loader=lambda _: FakeEmbedder()) as made:
-        made.build([pictures])
+        made.build([pictures], neighbours="IVF4,SQ8")
     return tmp_path / "catalog"
 
 
