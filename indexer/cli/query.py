@@ -61,6 +61,8 @@ def query(
     for result in results:
         if as_json:
             click.echo(jsonl.dumps(jsonl.query(result)))
+        elif not result.matches:
+            common.say(f"Nothing matches {text.short(result.query)}.")
         elif common.is_terminal():
             common.show(text.match_table(text.short(result.query), result.matches))
         else:
