@@ -55,7 +55,6 @@ def query(
             include_self=include_self,
             max_pixels=max_pixels,
         )
-    from ..render import html as pages
     from ..render import jsonl, text
 
     for result in results:
@@ -69,6 +68,8 @@ def query(
             for line in text.match_lines(result.matches):
                 click.echo(f"{text.printable(result.query)}\t{line}" if len(named) > 1 else line)
     if html is not None:
+        from ..render import html as pages
+
         pages.write_gallery(results, html)
         common.say(f"Wrote {html}")
     common.say_skipped(skipped)
