@@ -17,7 +17,7 @@ from .conftest import EVA_TINY, PHOTOS, ROOT
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, ROOT / "data" / "make_copies.py", PHOTOS, folder / "pictures"]
+    command = [sys.executable, str(ROOT / "data" / "make_copies.py"), str(PHOTOS), str(folder / "pictures")]
     subprocess.run(command, check=True, capture_output=True)
     with Catalog.create(folder / "catalog", model=str(EVA_TINY)) as catalog:
         assert catalog.build([folder / "pictures"]).embedded == 105

@@ -176,7 +176,12 @@ def test_many_files_come_in_order_from_one_set_of_processes(tmp_path: Path, monk
 
 def test_files_are_not_read_long_before_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
-    monkeypatch.setattr(single, "read_path", lambda path: (read.append(path), read_path(path))[1])
+
+    def counted(path: bytes) -> Content:
+        read.append(path)
+        return read_path(path)
+
+    monkeypatch.setattr(single, "read_path", counted)
     path = write(tmp_path / "a.png")
     stream = prepare_each([path] * 200, SPEC, Limits())
     next(stream)
