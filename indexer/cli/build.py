@@ -11,15 +11,16 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from ..embed.zoo import DEFAULT_MODEL
 from ..errors import CatalogNotFound, InvalidArgument
 from . import common
 from .progress import progress_bar
 
 
 @click.command(short_help="Make a catalog of folders, or bring it up to date.")
-@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path())
+@click.argument("paths", nargs=-1, metavar="[PATH]...", type=click.Path())
 @common.catalog_option
-@common.model_option
+@common.model_option(f"the catalog's, or {DEFAULT_MODEL}")
 @common.model_options
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes. Default: one a core.")
 @common.max_pixels_option

@@ -12,7 +12,7 @@ from . import common
 @click.command(short_help="What is in some pictures.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="How many classes.")
-@common.model_option
+@common.model_option()
 @common.model_options
 @common.max_pixels_option
 @common.null_option

@@ -62,14 +62,13 @@ def model_options(command: F) -> F:
     return command
 
 
-def model_option(command: F) -> F:
-    """--model, with a default."""
+def model_option(default: str = DEFAULT_MODEL) -> Callable[[F], F]:
+    """--model. default: in words."""
     return click.option(
         "--model",
         metavar="M",
-        help=f"A timm name, hf-hub:OWNER/NAME, or a folder with config.json and model.safetensors. "
-        f"Default: {DEFAULT_MODEL}, or the catalog's.",
-    )(command)
+        help=f"A timm name, hf-hub:OWNER/NAME, or a folder with config.json and model.safetensors. Default: {default}.",
+    )
 
 
 def loader(device: str, precision: str, batch_size: int | None) -> Callable[[str], Embedder]:

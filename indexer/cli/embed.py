@@ -14,7 +14,7 @@ from . import common
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("-o", "--out", required=True, metavar="FILE.npy", type=click.Path(path_type=Path), help="Where to.")
 @click.option("--tokens", is_flag=True, help="Unpooled tokens (N, T, dim) instead of pooled pre-logits (N, dim).")
-@common.model_option
+@common.model_option()
 @common.model_options
 @common.max_pixels_option
 @common.null_option

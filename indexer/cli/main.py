@@ -33,7 +33,22 @@ class Terminated(BaseException):
     """SIGTERM: the same way out as Ctrl-C, with another exit code."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class ReaderGone(BaseException):
+    """The reader of stdout has seen enough, which click would report as an error."""
+
+
+class Commands(click.Group):
+    """All commands."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Raises ReaderGone."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="indexer", message="indexer %(version)s")
 def cli() -> None:
     """Point it at folders of pictures: it knows what is in them, finds what looks alike, and clears out duplicates.
@@ -74,8 +89,8 @@ def main() -> None:
     except Terminated:
         click.echo("Terminated. What was committed stays; the same command goes on from there.", err=True)
         sys.exit(TERMINATED)
-    except BrokenPipeError:
-        # the reader has seen enough; nothing is to be said, not even by the interpreter's own flush at its end
+    except ReaderGone:
+        # nothing is to be said, not even by the interpreter's own flush at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
 

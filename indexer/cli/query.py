@@ -55,18 +55,21 @@ def query(
             include_self=include_self,
             max_pixels=max_pixels,
         )
-    from ..render import html as pages
     from ..render import jsonl, text
 
     for result in results:
         if as_json:
             click.echo(jsonl.dumps(jsonl.query(result)))
+        elif not result.matches:
+            common.say(f"Nothing matches {text.short(result.query)}.")
         elif common.is_terminal():
             common.show(text.match_table(text.short(result.query), result.matches))
         else:
             for line in text.match_lines(result.matches):
                 click.echo(f"{text.printable(result.query)}\t{line}" if len(named) > 1 else line)
     if html is not None:
+        from ..render import html as pages
+
         pages.write_gallery(results, html)
         common.say(f"Wrote {html}")
     common.say_skipped(skipped)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 
@@ -14,6 +15,9 @@ from ..preprocess import Pixels
 from ..records import Preprocess, Source
 from .scan import Content, Refused, read, stamp_of, why
 from .workers import Decoders, Limits, Prepared
+
+# files that are read and decoded ahead of the one that is asked for
+_AHEAD = 16
 
 
 def read_path(path: bytes) -> Content:
@@ -47,7 +51,29 @@ def prepare_all(contents: Sequence[Content], preprocess: Preprocess, limits: Lim
         return [_outcome(future) for future in futures]
 
 
-def _outcome(future: Future[Prepared]) -> Prepared | PictureError:
+def prepare_each(
+    paths: Sequence[bytes], preprocess: Preprocess, limits: Limits
+) -> Generator[Prepared | PictureError, None, None]:
+    """Read, decode and fit any number of files, in order, a few ahead; an error in the place of a picture."""
+    if not paths:
+        return
+    waiting: deque[Future[Prepared] | PictureError] = deque()
+    with Decoders(preprocess, min(len(paths), os.cpu_count() or 1), limits) as decoders:
+        for path in paths:
+            try:
+                content = read_path(path)
+                waiting.append(decoders.submit(content.data, content.kind))
+            except PictureError as error:
+                waiting.append(error)
+            if len(waiting) > _AHEAD:
+                yield _outcome(waiting.popleft())
+        while waiting:
+            yield _outcome(waiting.popleft())
+
+
+def _outcome(future: Future[Prepared] | PictureError) -> Prepared | PictureError:
+    if isinstance(future, PictureError):
+        return future
     try:
         return future.result()
     except PictureError as error:

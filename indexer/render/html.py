@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.request import pathname2url
+from urllib.parse import quote
 
 from ..errors import IndexerError
 from ..pictures.single import thumbnails
@@ -78,9 +78,7 @@ def _name(path: str) -> str:
 
 
 def _link(path: str) -> str:
-    return "file://" + pathname2url(
-        os.fsencode(os.path.abspath(path)).decode("latin-1"),
-    )
+    return "file://" + quote(os.fsencode(os.path.abspath(path)))
 
 
 def _data_uri(data: bytes | None) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,8 +14,7 @@ import numpy.typing as npt
 from ..embed.embedder import Embedder
 from ..errors import IndexerError, InvalidArgument, PictureError
 from ..pictures.decode import MAX_PIXELS
-from ..pictures.scan import Content
-from ..pictures.single import prepare_all, read_path
+from ..pictures.single import prepare_each
 from ..pictures.workers import Limits
 from ..preprocess import Pixels
 from ..records import Label, Skipped
@@ -36,9 +36,9 @@ def embed_files(
     temporary = out.with_name(out.name + ".tmp")
     shape: tuple[int, ...] = (0, embedder.id.dim)
     try:
-        with temporary.open("wb+") as file:
+        with temporary.open("wb+") as file, closing(_fitted(embedder, paths, skipped, max_pixels)) as stretches:
             _write_header(file, shape)
-            for _, pixels in _fitted(embedder, paths, skipped, max_pixels):
+            for _, pixels in stretches:
                 rows = np.ascontiguousarray(run(pixels))
                 file.write(rows.tobytes())
                 shape = (shape[0] + len(rows), *rows.shape[1:])
@@ -46,8 +46,10 @@ def embed_files(
             _write_header(file, shape)  # numpy leaves room in the header for the rows to grow
         os.replace(temporary, out)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise IndexerError(f"{out} cannot be written ({error.strerror}). Choose another place with -o.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
     return shape, skipped
 
 
@@ -56,30 +58,29 @@ def classify_files(
 ) -> Iterator[tuple[str, tuple[Label, ...]] | Skipped]:
     """The k most probable classes of each picture, in order, skips inline."""
     skipped: list[Skipped] = []
-    for names, pixels in _fitted(embedder, paths, skipped, max_pixels):
-        yield from zip(names, embedder.classify(pixels, k), strict=True)
+    with closing(_fitted(embedder, paths, skipped, max_pixels)) as stretches:
+        for names, pixels in stretches:
+            yield from zip(names, embedder.classify(pixels, k), strict=True)
     yield from skipped
 
 
 def _fitted(
     embedder: Embedder, paths: Paths, skipped: list[Skipped], max_pixels: int
-) -> Iterator[tuple[list[str], list[Pixels]]]:
+) -> Generator[tuple[list[str], list[Pixels]], None, None]:
     """Stretches of at most a batch: names and fitted pictures; what cannot be used is added to `skipped`."""
-    for start in range(0, len(paths), embedder.batch_size):
-        found: dict[str, Content] = {}
-        for path in paths[start : start + embedder.batch_size]:
-            try:
-                found[os.fspath(path)] = read_path(os.fsencode(path))
-            except PictureError as error:
-                skipped.append(Skipped(os.fspath(path), error.reason))
-        names, pixels = [], []
-        prepared = prepare_all(list(found.values()), embedder.preprocess, Limits.for_pixels(max_pixels))
-        for name, item in zip(found, prepared, strict=True):
-            if isinstance(item, PictureError):
-                skipped.append(Skipped(name, item.reason))
-            else:
-                names.append(name)
-                pixels.append(item.pixels)
+    names: list[str] = []
+    pixels: list[Pixels] = []
+    full = [os.fsencode(path) for path in paths]
+    with closing(prepare_each(full, embedder.preprocess, Limits.for_pixels(max_pixels))) as pictures:
+        for path, picture in zip(paths, pictures, strict=True):
+            if isinstance(picture, PictureError):
+                skipped.append(Skipped(os.fspath(path), picture.reason))
+                continue
+            names.append(os.fspath(path))
+            pixels.append(picture.pixels)
+            if len(names) >= embedder.batch_size:
+                yield names, pixels
+                names, pixels = [], []
         if names:
             yield names, pixels
 

@@ -34,7 +34,13 @@ def resolve(store: Store, paths: Sequence[str | os.PathLike[str]], *, prune: boo
             raise InvalidArgument("This catalog has no folders yet. Name one: indexer build FOLDER.")
         there = [Place(root, b"") for root in roots if os.path.lexists(root)]
         return there, [_missing(root) for root in roots if not os.path.lexists(root)]
-    return _outermost([_place(os.path.abspath(os.fsencode(path)), roots, prune) for path in paths]), []
+    return _outermost([_place(_full(path), roots, prune) for path in paths]), []
+
+
+def _full(path: str | os.PathLike[str]) -> bytes:
+    if not os.fspath(path):  # an unset variable in a script, which would stand for the whole current folder
+        raise InvalidArgument("An empty name is no folder. Write . for the current one.")
+    return os.path.abspath(os.fsencode(path))
 
 
 def _place(full: bytes, roots: Sequence[bytes], prune: bool) -> Place:

@@ -15,6 +15,7 @@ import pytest
 from indexer.verbs.export import defused
 
 from ..conftest import save_picture
+from ..fakes import FakeEmbedder
 from .conftest import Run
 
 BUILD = {
@@ -78,6 +79,8 @@ def test_query_options_reach_the_search(run: Run, pictures: Path) -> None:
     only = lines(run("query", pictures / "a.png", "--where", "path LIKE '%/sub/%'", "--json").out)[0]["matches"]
     assert len(only) == 2
     assert lines(run("query", pictures / "a.png", "--min-score", "0.999", "--json").out)[0]["matches"] == []
+    nothing = run("query", pictures / "a.png", "--min-score", "0.999")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "Nothing matches pictures/a.png.\n")
 
 
 def test_paths_from_stdin(run: Run, pictures: Path) -> None:
@@ -179,6 +182,17 @@ def test_embed(run: Run, pictures: Path) -> None:
     assert list(Path().glob("*.tmp")) == []
 
 
+def test_an_embed_that_is_cut_off_leaves_no_file(
+    run: Run, pictures: Path, fake: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fake, "embed", cut_off)
+    assert run("embed", pictures / "a.png", "-o", "v.npy").code == 130
+    assert list(Path().glob("v.npy*")) == []
+
+
 def test_more_pictures_than_a_batch(run: Run, pictures: Path) -> None:
     names = [save_picture(pictures / f"{seed}.png", seed) for seed in range(400, 420)]
     run("embed", *names, "-o", "v.npy")
@@ -186,6 +200,15 @@ def test_more_pictures_than_a_batch(run: Run, pictures: Path) -> None:
     assert rows.shape == (20, 48)
     run("embed", names[13], "-o", "one.npy")
     assert np.allclose(np.load("one.npy")[0], rows[13], atol=1e-6)
+
+
+def test_a_picture_that_is_named_twice_has_two_rows(run: Run, pictures: Path) -> None:
+    twice = [pictures / "a.png", pictures / "b.png", pictures / "a.png"]
+    run("embed", *twice, "-o", "v.npy")
+    rows = np.load("v.npy")
+    assert rows.shape == (3, 48)
+    assert np.array_equal(rows[0], rows[2])
+    assert len(lines(run("classify", *twice, "--json").out)) == 3
 
 
 def test_classify(run: Run, pictures: Path) -> None:

@@ -23,6 +23,7 @@ from tests.fakes import FakeEmbedder
 from indexer.cli import common, main
 class Slow(FakeEmbedder):
     def forward(self, batch):
+        open("forwards", "a").write("x")
         {forward}
         return super().forward(batch)
 common.loader = lambda *_: lambda _: Slow()
@@ -58,8 +59,8 @@ def test_the_command_is_installed(built: Path) -> None:
     assert json.loads(done.stdout)["images"] == 21
 
 
-def slow_build(folder: Path, forward: str = "time.sleep(0.3)") -> subprocess.Popen[str]:
-    """A build that takes many seconds, in a session of its own, as a terminal would start it."""
+def slow_build(folder: Path, forward: str = "time.sleep(0.3)", batches: int = 2) -> subprocess.Popen[str]:
+    """A build that takes many seconds and is at this batch, in a session of its own, as a terminal would start it."""
     for seed in range(200):
         save_picture(folder / "pictures" / f"{seed:03}.png", seed)
     process = subprocess.Popen(
@@ -71,9 +72,9 @@ def slow_build(folder: Path, forward: str = "time.sleep(0.3)") -> subprocess.Pop
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while not list(folder.glob(".indexer/catalog.sqlite")) and time.monotonic() < deadline:
+    mark = folder / "forwards"
+    while not (mark.exists() and mark.stat().st_size >= batches) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(2.5)
     return process
 
 
@@ -94,7 +95,9 @@ def test_a_signal_stops_a_build_and_keeps_what_it_did(tmp_path: Path, sent: sign
 
 
 def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
-    process = slow_build(tmp_path, forward="exec('while True:\\n try: time.sleep(60)\\n except BaseException: pass')")
+    process = slow_build(
+        tmp_path, forward="exec('while True:\\n try: time.sleep(60)\\n except BaseException: pass')", batches=1
+    )
     os.kill(process.pid, signal.SIGTERM)
     time.sleep(0.5)
     assert process.poll() is None
@@ -105,6 +108,16 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     assert process.returncode == 143
     done = subprocess.run([*INDEXER, "info", "--json"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_is_gone_is_no_error(built: Path) -> None:
+    process = subprocess.Popen(
+        [*INDEXER, "models", "--json"], cwd=built, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == ("", 141)
+    process.stderr.close()
 
 
 def test_a_reader_that_has_seen_enough(built: Path) -> None:

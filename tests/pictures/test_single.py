@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from indexer.errors import IndexerError, PictureError
-from indexer.pictures import workers
+from indexer.pictures import single, workers
 from indexer.pictures.scan import Content
-from indexer.pictures.single import prepare_all, read_path, thumbnails
+from indexer.pictures.single import prepare_all, prepare_each, read_path, thumbnails
 from indexer.pictures.workers import Limits, Prepared
 from indexer.records import Preprocess
 
@@ -142,6 +142,51 @@ def test_a_decoder_that_cannot_be_started_is_no_fault_of_the_picture(
     monkeypatch.setattr(workers, "BOOT", "raise SystemExit(1)")
     with pytest.raises(IndexerError, match="could not be started"):
         prepare_all([read_path(write(tmp_path / "a.png"))], SPEC, Limits())
+
+
+# -- prepare_each ------------------------------------------------------------------------------------------------------
+
+
+def test_many_files_come_in_order_from_one_set_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Counted(workers.Decoders):
+        def __init__(self, preprocess: Preprocess, count: int, limits: Limits | None = None) -> None:
+            made.append(count)
+            super().__init__(preprocess, count, limits)
+
+    monkeypatch.setattr(single, "Decoders", Counted)
+    data = [PNG, encode(quarters().rotate(180), "PNG"), PNG[:50]] * 15
+    paths = [write(tmp_path / f"{i}.png", bytes_) for i, bytes_ in enumerate(data)]
+    paths.insert(20, b"there is none")
+    prepared = list(prepare_each(paths, SPEC, Limits()))
+    missing = prepared.pop(20)
+    assert isinstance(missing, PictureError) and missing.reason == "there is no such file"
+    first, turned = prepared[:2]
+    assert isinstance(first, Prepared) and isinstance(turned, Prepared)
+    assert not np.array_equal(first.pixels, turned.pixels)
+    for i, item in enumerate(prepared):
+        if i % 3 == 2:
+            assert isinstance(item, PictureError)
+        else:
+            assert isinstance(item, Prepared)
+            assert np.array_equal(item.pixels, (first, turned)[i % 3].pixels)
+    assert len(made) == 1
+
+
+def test_files_are_not_read_long_before_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    def counted(path: bytes) -> Content:
+        read.append(path)
+        return read_path(path)
+
+    monkeypatch.setattr(single, "read_path", counted)
+    path = write(tmp_path / "a.png")
+    stream = prepare_each([path] * 200, SPEC, Limits())
+    next(stream)
+    assert len(read) <= 20
+    stream.close()
 
 
 # -- thumbnails --------------------------------------------------------------------------------------------------------

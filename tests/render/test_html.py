@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import os
 import re
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -39,6 +42,17 @@ def test_names_are_inert(page: str) -> None:
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;.png" in page
     assert re.search(r"%3Cimg%20src%3Dx", page)
+
+
+def test_links_lead_to_files_of_any_name(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
+    names = ["caf\N{LATIN SMALL LETTER E WITH ACUTE}.png", "\udcff\udcfe.png", "100% #1?.png", "two\nlines.png"]
+    for seed, name in enumerate(names, 80):
+        save_picture(pictures / name, seed)
+    catalog.build([pictures])
+    results, _ = catalog.query_many([pictures / "a.png"], k=20)
+    write_gallery(results, tmp_path / "page.html")
+    links = re.findall(r'href="file://([^"]*)"', (tmp_path / "page.html").read_text())
+    assert {os.fsdecode(unquote_to_bytes(html.unescape(link))) for link in links} == {image.path for image in catalog}
 
 
 def test_every_match_is_shown(page: str) -> None:

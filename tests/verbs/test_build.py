@@ -296,6 +296,15 @@ def test_an_unknown_path_is_an_error_and_leaves_everything(catalog: Catalog, pic
         catalog.build()
 
 
+def test_an_empty_name_is_not_the_current_folder(
+    catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures)
+    with pytest.raises(InvalidArgument, match="An empty name is no folder"):
+        catalog.build([""])
+    assert len(catalog) == 0
+
+
 def test_another_model_is_refused_unless_it_is_meant(catalog: Catalog, pictures: Path) -> None:
     catalog.build([pictures])
     other = FakeEmbedder(weights="1" * 64)
