@@ -172,13 +172,13 @@ class Nearest:
         self.store = store
         self.model = model
         self._covered = 0
-        self._index: NeighbourIndex | None = None
+        self.index: NeighbourIndex | None = None
         found = find_index(folder, store.uuid, model.id.key)
         # an index of a later generation may lack what this one still holds
         if found is not None and found[1].generation <= store.generation:
-            self._index = open_index(*found, checked=not store.is_sealed)
-        if self._index is not None:
-            self._covered = self._index.stamp.last
+            self.index = open_index(*found, checked=not store.is_sealed)
+        if self.index is not None:
+            self._covered = self.index.stamp.last
 
     def search(self, queries: Vectors, k: int, contents: set[int] | None = None) -> Neighbours:
         """The k contents nearest to each unit vector, (N, dim).
@@ -205,12 +205,12 @@ class Nearest:
 
     def _covered_ones(self, queries: Vectors, k: int, contents: set[int] | None) -> Neighbours:
         """The nearest of what the index covers. It may still name what is gone, and is then asked for more."""
-        if self._index is None:
+        if self.index is None:
             return _best([], np.empty((0, queries.shape[1]), np.float32), queries, k)
         allowed = None if contents is None else self.store.vector_ids_of(contents, self.model)
         wanted = k + SPARE
         while True:
-            _, named = self._index.search(queries, wanted, allowed)
+            _, named = self.index.search(queries, wanted, allowed)
             found = self._scored(queries, named, k, more=named.shape[1] == wanted)
             if found is not None:
                 return found

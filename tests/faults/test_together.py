@@ -281,7 +281,7 @@ def whole_commits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("whole_commits")
 def test_readers_see_whole_states(tmp_path: Path) -> None:
-    seen = read_while_building(tmp_path, seconds=5, processes=4, threads=5)
+    seen = read_while_building(tmp_path, seconds=8, processes=4, threads=5)
     assert seen["builds"] > 2, seen
     assert seen["states"] > 1, seen
     assert seen["queries"] > 40, seen
