@@ -13,7 +13,7 @@ from urllib.request import pathname2url
 from ..errors import IndexerError
 from ..pictures.single import thumbnails
 from ..records import TIERS, Calibration, DuplicatesReport, QueryResult
-from .text import printable, size
+from .text import approximate, printable, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -69,7 +69,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    made.filters.update(printable=printable, size=size, name=_name, link=_link)
+    made.filters.update(printable=printable, size=size, approximate=approximate, name=_name, link=_link)
     return made
 
 
