@@ -6,7 +6,7 @@
 Quality: every photograph of --images with eight edits of it, among 1,000 different pictures, with the tiny model.
 Scale: all pairs of random unit vectors of 1,024 numbers, next to the rate of the machine's own sgemm.
 Index: catalogs of made-up vectors and signatures, every tenth near to the one before it: what the neighbour index finds
-of these, and how time grows. A million take 13 GB in the folder of temporary files, and most of an hour.
+of these, and how time grows. Only where it is asked for: a million take some 13 GB in the folder of temporary files.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
             quality(Path(scratch), args.images, args.distinct, args.others)
     if args.only in (None, "scale"):
         scale(args.rows)
-    if args.only in (None, "index"):
+    if args.only == "index":
         index(args.counts)
 
 

@@ -307,6 +307,11 @@ class Calibration:
     edits: Mapping[str, tuple[float, float]]
     points: tuple[CalibrationPoint, ...]
 
+    @property
+    def unseen(self) -> float:
+        """False pairs that the whole collection may still have where the sample has shown none (95 %)."""
+        return 3 / self.sample * (self.images - self.sample) / 2
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:

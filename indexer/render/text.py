@@ -255,6 +255,7 @@ def calibration(found: Calibration) -> Iterator[str]:
     for name, (recall, verified) in found.edits.items():
         yield f"{name:<16}{recall:>6.0%}   {verified:>12.0%}"
     yield f"Shares are known to about {found.uncertainty:.0%}."
+    yield f"Where no false pair is expected, there may still be {found.unseen:,.0f} in the whole collection."
     yield ""
     yield "threshold   edits found   verified   false pairs expected   precision unverified"
     for point in found.points[::5]:
