@@ -235,6 +235,7 @@ class Catalog:
         mirrors: bool = False,
         thorough: bool = False,
         against: str | os.PathLike[str] | None = None,
+        all_pairs: bool = False,
         progress: Callable[[Progress], None] = lambda _: None,
     ) -> DuplicatesReport:
         """Groups of images that show the same picture, each with the one to keep.
@@ -243,14 +244,15 @@ class Catalog:
         least sure one to include; only 'exact', 'pixels' and 'copy' are ever marked for removal. keep: rules in their
         order, as the README lists them. mirrors: also mirrored and turned copies. thorough: read pictures where their
         signatures do not decide. against: the folder of another catalog; groups are then of what is in both, with
-        that one's image kept.
+        that one's image kept. all_pairs: look at every pair of vectors, also where that takes longer than five minutes
+        and the neighbour index could name the nearest instead (the report's `recall` says how many it is expected to).
         Raises InvalidArgument, WrongModel where the two catalogs cannot be compared, and CatalogError.
         """
         from .verbs.duplicates import DuplicateOptions, duplicates
         from .verbs.keeping import DEFAULT
 
         lowest = None if threshold == "auto" else threshold
-        options = DuplicateOptions(lowest, tier, DEFAULT if keep is None else keep, mirrors, thorough)
+        options = DuplicateOptions(lowest, tier, DEFAULT if keep is None else keep, mirrors, thorough, all_pairs)
         if against is None:
             return duplicates(self._store, self.folder, options, progress)
         other = Store.open(Path(against), readonly=True)

@@ -240,8 +240,10 @@ class DuplicatesReport:
     """The groups of duplicates of a catalog, and how they were looked for. len() and iteration are of the groups.
 
     threshold: the lowest cosine similarity of a candidate. calibrated: whether it was measured on this collection.
-    images: how many were looked through. candidates: pairs that were checked. remembered: groups that are left out
-    since somebody has said that they are no duplicates. unread: pictures that --thorough could not read.
+    images: how many were looked through. candidates: pairs that were checked. recall: the share of the candidates that
+    was expected to be found, since an index named the nearest; None where all pairs were looked at.
+    remembered: groups that are left out since somebody has said that they are no duplicates. unread: pictures that
+    --thorough could not read.
     """
 
     catalog: str
@@ -253,6 +255,7 @@ class DuplicatesReport:
     images: int
     candidates: int
     seconds: float
+    recall: float | None = None
     remembered: int = 0
     unread: int = 0
     against: str | None = None
@@ -303,6 +306,11 @@ class Calibration:
     uncertainty: float
     edits: Mapping[str, tuple[float, float]]
     points: tuple[CalibrationPoint, ...]
+
+    @property
+    def unseen(self) -> float:
+        """False pairs that the whole collection may still have where the sample has shown none (95 %)."""
+        return 3 / self.sample * (self.images - self.sample) / 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,11 @@ from .progress import progress_bar
     type=click.Path(path_type=Path),
     help="Only pictures that are in another catalog too; its images are kept.",
 )
+@click.option(
+    "--all-pairs",
+    is_flag=True,
+    help="Compare all pairs of vectors, also where the neighbour index would be much faster and nearly as good.",
+)
 @click.option("--keep", metavar="RULE,...", help="Which to keep: rules in their order, see below.")
 @click.option("--keep-all", metavar="GROUP", multiple=True, help="Remember that a group is none: these differ.")
 @click.option("--plan", metavar="FILE", type=click.Path(path_type=Path), help="Write a plan for indexer apply.")
@@ -46,6 +51,7 @@ def dedup(
     mirrors: bool,
     thorough: bool,
     against: Path | None,
+    all_pairs: bool,
     keep: str | None,
     keep_all: tuple[str, ...],
     plan: Path | None,
@@ -74,6 +80,7 @@ def dedup(
             mirrors=mirrors,
             thorough=thorough,
             against=against,
+            all_pairs=all_pairs,
             progress=progress,
         )
         if keep_all:
@@ -84,7 +91,7 @@ def dedup(
             opened.plan(report, plan)
     if as_json:
         for group in report:
-            click.echo(jsonl.dumps(jsonl.group(group)))
+            click.echo(jsonl.dumps(jsonl.group(group, report.recall)))
     elif common.is_terminal():
         for group in report:
             common.show(text.group_table(group))

@@ -6,6 +6,7 @@ almost equal pictures costs no more than another.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +24,8 @@ CUDA_STEP = 16384
 SLACK = 2e-3
 # so many rows take the CPU longer than importing torch does
 WORTH_CUDA = 50_000
+# so few tiles are done before it is known how long they take
+_FEW_TILES = 50
 
 
 class Pairs(NamedTuple):
@@ -72,11 +75,7 @@ def pairs_above(
     across = rows if others is None else others
     offset = 0 if others is None else len(rows)  # one numbering for both, so that left < right there too
     best = _Best(len(rows) + offset, top)
-    tiles = [
-        (start, other)
-        for start in range(0, len(rows), work.step)
-        for other in range(start if others is None else 0, len(across), work.step)
-    ]
+    tiles = _tiles(len(rows), None if others is None else len(others), work.step)
     loaded = -1
     left: Any = None
     for done, (start, other) in enumerate(tiles, 1):
@@ -87,7 +86,30 @@ def pairs_above(
         best.add(work.hits(left, right, threshold - SLACK, top + 1), start, offset + other)
         progress(done, len(tiles))
     first, second = best.pairs()
-    return _exact(rows, across, first, second - offset, threshold)
+    return scored(rows, across, first, second - offset, threshold)
+
+
+def estimate(
+    rows: Half, threshold: float, top: int, *, others: Half | None = None, multiplier: Multiplier | None = None
+) -> float:
+    """Seconds that pairs_above would take on this machine, by the time of one tile; 0 where there are only a few."""
+    work = multiplier or fastest(len(rows))
+    tiles = _tiles(len(rows), None if others is None else len(others), work.step)
+    if len(tiles) <= _FEW_TILES:
+        return 0.0
+    across = rows if others is None else others
+    left, seconds = work.load(rows[: work.step]), []
+    for other in (0, work.step):  # the first is slower: threads and devices wake up
+        started = time.perf_counter()
+        work.hits(left, work.load(across[other : other + work.step]), threshold - SLACK, top + 1)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) * len(tiles)
+
+
+def _tiles(rows: int, others: int | None, step: int) -> list[tuple[int, int]]:
+    """The first row and column of every tile; without others those at and above the diagonal."""
+    columns = rows if others is None else others
+    return [(i, j) for i in range(0, rows, step) for j in range(i if others is None else 0, columns, step)]
 
 
 class Blas:
@@ -202,8 +224,8 @@ def similarity(rows: Half, others: Half, left: Ids, right: Ids) -> Scores:
     return np.concatenate([np.empty(0, np.float32), *_scores(rows, others, left, right)])
 
 
-def _exact(rows: Half, others: Half, left: Ids, right: Ids, threshold: float) -> Pairs:
-    """The pairs with scores that do not depend on how the tiles fell."""
+def scored(rows: Half, others: Half, left: Ids, right: Ids, threshold: float) -> Pairs:
+    """Those of some pairs that reach the threshold, with scores that do not depend on how the pairs were found."""
     scores = similarity(rows, others, left, right)
     above = scores >= threshold
     return Pairs(left[above], right[above], scores[above])

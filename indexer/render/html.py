@@ -13,12 +13,15 @@ from urllib.parse import quote
 from ..errors import IndexerError
 from ..pictures.single import thumbnails
 from ..records import TIERS, Calibration, DuplicatesReport, QueryResult
-from .text import printable, size
+from .text import approximate, printable, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 THUMBNAIL = 320
+# large enough to see in the whole window what differs, where there are not too many for one page
+ZOOMED = 480
+MANY = 1000
 # a page of more is no pleasure for anybody; the plan has all of them
 MOST_GROUPS = 1000
 # files that are held in memory at once
@@ -34,7 +37,8 @@ def write_gallery(results: Sequence[QueryResult], file: Path) -> None:
 def write_groups(report: DuplicatesReport, file: Path) -> None:
     """Write one page with every group of duplicates side by side."""
     shown = report.groups[:MOST_GROUPS]
-    pictures = _pictures(image.path for group in shown for image in group.images)
+    paths = [image.path for group in shown for image in group.images]
+    pictures = _pictures(paths, ZOOMED if len(paths) <= MANY else THUMBNAIL)
     _write(file, "groups.html", report=report, groups=shown, pictures=pictures, tiers=TIERS)
 
 
@@ -43,12 +47,12 @@ def write_calibration(found: Calibration, file: Path) -> None:
     _write(file, "calibration.html", found=found)
 
 
-def _pictures(paths: Iterable[str]) -> dict[str, str | None]:
+def _pictures(paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, str | None]:
     unique = list(dict.fromkeys(paths))
     pictures: dict[str, str | None] = {}
     for start in range(0, len(unique), _AT_ONCE):
         part = unique[start : start + _AT_ONCE]
-        found = (_data_uri(data) for data in thumbnails(part, THUMBNAIL))
+        found = (_data_uri(data) for data in thumbnails(part, side))
         pictures.update(zip(part, found, strict=True))
     return pictures
 
@@ -69,12 +73,16 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    made.filters.update(printable=printable, size=size, name=_name, link=_link)
+    made.filters.update(printable=printable, size=size, approximate=approximate, name=_name, folder=_folder, link=_link)
     return made
 
 
 def _name(path: str) -> str:
     return printable(os.path.basename(path) or path)
+
+
+def _folder(path: str) -> str:
+    return printable(os.path.dirname(path))
 
 
 def _link(path: str) -> str:

@@ -65,13 +65,14 @@ def image(record: ImageRecord) -> dict[str, Any]:
     }
 
 
-def group(found: DuplicateGroup) -> dict[str, Any]:
-    """DuplicateGroup. keep: the path of the image to keep."""
+def group(found: DuplicateGroup, recall: float | None) -> dict[str, Any]:
+    """DuplicateGroup. keep: the path of the image to keep. recall: of the report that it is from."""
     return {
         "id": found.id,
         "tier": found.tier,
         "min_score": round(found.min_score, 6),
         "keep": found.keep.path,
+        "expected_recall": recall,
         "images": [_member(image) for image in found.images],
     }
 

@@ -219,6 +219,8 @@ def duplicates(report: DuplicatesReport, plan: Path | None) -> Iterator[str]:
     freed = sum(image.image.bytes for image in report.removable)
     if freed:
         yield f"Without them {size(freed)} less."
+    if report.recall is not None:
+        yield f"{approximate(report.recall)} To compare all pairs, which takes longer: --all-pairs."
     if report.remembered:
         yield f"{plural(report.remembered, 'group')} left out: remembered as no duplicates."
     if report.unread:
@@ -227,6 +229,11 @@ def duplicates(report: DuplicatesReport, plan: Path | None) -> Iterator[str]:
         yield "Thresholds are cautious defaults; indexer calibrate measures them on your pictures."
     if plan is not None:
         yield f"Wrote {plan}. Look at it, then: indexer apply {plan}"
+
+
+def approximate(recall: float) -> str:
+    """What a search through an index is worth."""
+    return f"Approximate: an index named the nearest pictures, about {recall:.1%} of them."
 
 
 def applied(step: Applied) -> str:
@@ -248,6 +255,7 @@ def calibration(found: Calibration) -> Iterator[str]:
     for name, (recall, verified) in found.edits.items():
         yield f"{name:<16}{recall:>6.0%}   {verified:>12.0%}"
     yield f"Shares are known to about {found.uncertainty:.0%}."
+    yield f"Where no false pair is expected, there may still be {found.unseen:,.0f} in the whole collection."
     yield ""
     yield "threshold   edits found   verified   false pairs expected   precision unverified"
     for point in found.points[::5]:

@@ -513,22 +513,28 @@ class Store:
             yield self._unpacked(rows, model)
             after = rows[-1][0]
 
-    def half_vectors(self, model: StoredModel) -> tuple[list[int], npt.NDArray[np.float16]]:
-        """Every content with a vector of the model, ordered by digest, and the vectors as they are stored, (N, dim)."""
+    def half_vectors(
+        self, model: StoredModel, without: frozenset[int] = frozenset()
+    ) -> tuple[list[int], npt.NDArray[np.float16]]:
+        """Every content with a vector of the model, ordered by digest, and the vectors as they are stored, (N, dim).
+
+        without: contents that are left out.
+        """
         rows = self._rows(
             "SELECT content_id, vector, sha256 FROM vectors JOIN contents ON contents.id = content_id "
             "WHERE model_id = ? ORDER BY sha256",
             [model.row],
         )
         contents: list[int] = []
-        halves = np.empty((self.vector_span(model)[0], model.id.dim), np.float16)
+        halves = np.empty((self.vector_span(model)[0], model.id.dim), np.float16)  # no page is real until it is filled
         for part in _parts(rows, CHUNK):
             numbers, blobs, digests = zip(*part, strict=True)
             unpacked, damaged = vectors.unpack_half(blobs, digests, model.id.dim)
             self._refuse_damaged(damaged)
-            halves[len(contents) : len(contents) + len(part)] = unpacked
-            contents.extend(numbers)
-        return contents, halves
+            chosen = [i for i, number in enumerate(numbers) if number not in without]
+            halves[len(contents) : len(contents) + len(chosen)] = unpacked[chosen]
+            contents.extend(numbers[i] for i in chosen)
+        return contents, halves[: len(contents)]
 
     def _refuse_damaged(self, damaged: list[int]) -> None:
         if damaged:

@@ -5,18 +5,25 @@ A node is one picture as it is seen: all contents of a catalog that decode to th
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..neighbours.pairs import Pairs, pairs_above, similarity
+from ..errors import CatalogError
+from ..neighbours.choosing import DEFAULT_RECALL, FLAT, Wish, structures
+from ..neighbours.index import Stamp, open_index, path_of, write_index
+from ..neighbours.pairs import SLACK, Pairs, estimate, pairs_above, scored, similarity
 from ..pictures.looks import DIM, looks
 from ..records import Progress
 from ..store.store import Store, StoredModel
+from ..store.vectors import normalised
+from .nearest import Nearest
 
 Ids = npt.NDArray[np.int64]
 Half = npt.NDArray[np.float16]
@@ -24,6 +31,10 @@ Half = npt.NDArray[np.float16]
 # partners that one picture may nominate, by its vector and by its look
 TOP = 16
 TOP_LOOKS = 8
+# seconds; where looking at every pair takes longer, an index names the nearest
+PATIENCE = 300.0
+# rows whose nearest are named at once
+BLOCK = 4096
 # looks less alike than this are no copies that only a look could find
 LOOK = 0.6
 
@@ -45,13 +56,9 @@ class Nodes:
     def of(cls, store: Store, model: StoredModel, *, by_pixels: bool = True) -> Nodes:
         """Reads every vector; memory is that of the vectors. by_pixels: otherwise every content is a node."""
         twins = {same[0]: same for same in store.same_pixels()} if by_pixels else {}
-        others = {content for same in twins.values() for content in same[1:]}
-        contents, rows = store.half_vectors(model)
-        stands = np.fromiter((content not in others for content in contents), np.bool_, len(contents))
-        ids = np.array(contents, np.int64)
-        return (
-            cls(store, model, ids, rows, twins) if stands.all() else cls(store, model, ids[stands], rows[stands], twins)
-        )
+        others = frozenset(content for same in twins.values() for content in same[1:])
+        contents, rows = store.half_vectors(model, without=others)
+        return cls(store, model, np.array(contents, np.int64), rows, twins)
 
     def subset(self, contents: Sequence[int]) -> Nodes:
         """Some of the nodes."""
@@ -67,6 +74,21 @@ class Nodes:
     @cached_property
     def _place(self) -> dict[int, int]:
         return {int(content): i for i, content in enumerate(self.contents)}
+
+    def places_of(self, contents: Ids) -> Ids:
+        """Where contents of the catalog are among the nodes, or those that stand for them."""
+        every, places = self._every
+        found: Ids = places[np.searchsorted(every, contents)]
+        return found
+
+    @cached_property
+    def _every(self) -> tuple[Ids, Ids]:
+        """All contents of the catalog, ascending, and the place of each."""
+        twins = [(content, self._place[first]) for content, first in self._first.items() if content != first]
+        contents = np.concatenate([self.contents, np.array([content for content, _ in twins], np.int64)])
+        places = np.concatenate([np.arange(len(self.contents)), np.array([place for _, place in twins], np.int64)])
+        order = np.argsort(contents)
+        return contents[order], places[order]
 
     def stands_for(self, content: int) -> int:
         """The content that stands for another one's picture."""
@@ -85,6 +107,10 @@ class Nodes:
         """The signature of one content."""
         return self.store.fingerprints([content])[content].signature
 
+    def search(self) -> Nearest:
+        """A search over the catalog's vectors, all of them; open it within a snapshot."""
+        return Nearest(self.store, self.store.path.parent, self.model)
+
     def looks(self) -> Half:
         """A row for every node, (N, 256)."""
         rows = np.zeros((len(self.contents), DIM), np.float16)
@@ -95,11 +121,15 @@ class Nodes:
 
 
 class Candidates(NamedTuple):
-    """Pairs of places in two Nodes (or twice in one), (M,) each, ordered; scores: cosine similarity of the vectors."""
+    """Pairs of places in two Nodes (or twice in one), (M,) each, ordered; scores: cosine similarity of the vectors.
+
+    recall: the expected share of them that was found; None where every pair was looked at.
+    """
 
     left: Ids
     right: Ids
     scores: npt.NDArray[np.float32]
+    recall: float | None = None
 
     @classmethod
     def none(cls) -> Candidates:
@@ -108,23 +138,104 @@ class Candidates(NamedTuple):
 
 
 def candidates(
-    nodes: Nodes, others: Nodes | None, threshold: float, with_looks: bool, progress: Callable[[Progress], None]
+    nodes: Nodes,
+    others: Nodes | None,
+    threshold: float,
+    progress: Callable[[Progress], None],
+    *,
+    with_looks: bool,
+    all_pairs: bool,
 ) -> Candidates:
     """Pairs to compare: vectors at least this alike, and with looks also what only looks alike.
 
-    others: the other side of every pair; otherwise pairs are within nodes, left < right.
+    others: the other side of every pair; otherwise pairs are within nodes, left < right. all_pairs: look at every pair,
+    also where that takes longer than PATIENCE and a neighbour index could name the nearest instead.
     """
 
     def step(name: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(Progress(name, done, total))
 
     across = None if others is None else others.rows
-    found = pairs_above(nodes.rows, threshold, TOP, others=across, progress=step("pairs"))
+    there = nodes if others is None else others
+    search = None if all_pairs or not _is_long(nodes.rows, across, threshold, TOP) else there.search()
+    if search is None or search.recall is None:
+        found, recall = pairs_above(nodes.rows, threshold, TOP, others=across, progress=step("pairs")), None
+    else:
+        found, recall = _named(nodes, others, search, threshold, step("pairs")), search.recall
     if not with_looks:
-        return Candidates(*found)
-    there = None if others is None else others.looks()
-    seen = pairs_above(nodes.looks(), LOOK, TOP_LOOKS, others=there, progress=step("looks"))
-    return _joined(found, seen, nodes.rows, nodes.rows if across is None else across)
+        return Candidates(*found, recall)
+    ours, theirs = nodes.looks(), None if others is None else others.looks()
+    if all_pairs or not _is_long(ours, theirs, LOOK, TOP_LOOKS):
+        seen, looked = pairs_above(ours, LOOK, TOP_LOOKS, others=theirs, progress=step("looks")), None
+    else:
+        seen, looked = _named_by_look(ours, theirs, progress)
+    expected = min((one for one in (recall, looked) if one is not None), default=None)
+    return _joined(found, seen, nodes.rows, there.rows)._replace(recall=expected)
+
+
+def _is_long(rows: Half, others: Half | None, threshold: float, top: int) -> bool:
+    return estimate(rows, threshold, top, others=others) > PATIENCE
+
+
+def _named(
+    nodes: Nodes, others: Nodes | None, search: Nearest, threshold: float, step: Callable[[int, int], None]
+) -> Pairs:
+    """Every node with the nearest that the catalog's index names; of those that show one picture, the first."""
+
+    def nearest(rows: Half) -> Ids:
+        found = search.search(normalised(rows.astype(np.float32)), TOP + (others is None))
+        places = there.places_of(found.ids)
+        places[found.scores < threshold - SLACK] = -1
+        return places
+
+    there = nodes if others is None else others
+    left, right = _pairs_of(nodes.rows, nearest, len(there.rows), others is not None, step)
+    return scored(nodes.rows, there.rows, left, right, threshold)
+
+
+def _named_by_look(ours: Half, theirs: Half | None, progress: Callable[[Progress], None]) -> tuple[Pairs, float]:
+    """Every look with the nearest that an index names, which is made for this and thrown away; and its recall."""
+
+    def advance(stage: str, done: int, total: int) -> None:
+        progress(Progress(stage, done, total))
+
+    there = ours if theirs is None else theirs
+    parts = [np.arange(start, min(start + BLOCK, len(there))) for start in range(0, len(there), BLOCK)]
+    blocks = ((part, there[part].astype(np.float32)) for part in parts)
+    wanted = Stamp("", "looks", FLAT, DIM, len(there), len(there), 1.0, target=DEFAULT_RECALL)
+    with tempfile.TemporaryDirectory(prefix="indexer-looks-") as name:
+        stamp = write_index(Path(name), blocks, wanted, structures(len(there), DIM, Wish("ivf")), advance)
+        index = open_index(path_of(Path(name), stamp), stamp)
+        if index is None:
+            raise CatalogError("The neighbour index of looks cannot be read back. Check the disk of temporary files.")
+        search = index.search
+
+        def nearest(rows: Half) -> Ids:
+            scores, places = search(rows.astype(np.float32), TOP_LOOKS + (theirs is None))
+            places[scores < LOOK - SLACK] = -1
+            return places
+
+        step = partial(advance, "looks")
+        left, right = _pairs_of(ours, nearest, len(there), theirs is not None, step)
+    return scored(ours, there, left, right, LOOK), stamp.recall
+
+
+def _pairs_of(
+    rows: Half, nearest: Callable[[Half], Ids], width: int, across: bool, step: Callable[[int, int], None]
+) -> tuple[Ids, Ids]:
+    """Pairs of a row and each of its nearest, places (N, k) of which -1 is none; each pair once, ordered."""
+    keys = [np.empty(0, np.int64)]
+    for start in range(0, len(rows), BLOCK):
+        named = nearest(rows[start : start + BLOCK])
+        own = np.broadcast_to(np.arange(start, start + len(named))[:, None], named.shape)
+        kept = (named >= 0) if across else (named >= 0) & (named != own)
+        left, right = own[kept], named[kept]
+        if not across:
+            left, right = np.minimum(left, right), np.maximum(left, right)
+        keys.append(np.unique(left * width + right))
+        step(min(start + BLOCK, len(rows)), len(rows))
+    pairs = np.unique(np.concatenate(keys))
+    return pairs // width, pairs % width
 
 
 def _joined(found: Pairs, seen: Pairs, rows: Half, others: Half) -> Candidates:

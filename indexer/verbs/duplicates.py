@@ -43,13 +43,17 @@ SURE: tuple[Tier, ...] = ("exact", "pixels", "copy")
 
 @dataclass(frozen=True, slots=True)
 class DuplicateOptions:
-    """What to look for. threshold None: what calibrate has found, or a cautious default. keep: see keeping.py."""
+    """What to look for. threshold None: what calibrate has found, or a cautious default. keep: see keeping.py.
+
+    all_pairs: never let an index name the nearest in place of looking at every pair.
+    """
 
     threshold: float | None = None
     tier: Tier = "copy"
     keep: str = DEFAULT
     mirrors: bool = False
     thorough: bool = False
+    all_pairs: bool = False
 
     def check(self) -> None:
         """Raises InvalidArgument for values that cannot be meant."""
@@ -139,6 +143,7 @@ def planned(report: DuplicatesReport) -> Plan:
             )
             for group in report.groups
         ),
+        report.recall,
     )
 
 
@@ -180,7 +185,7 @@ class _Search:
         self.judge = Judge(mirrors=options.mirrors, thorough=options.thorough)
 
     def run(self, folder: Path, started: float, against: str | None = None) -> DuplicatesReport:
-        found = self._candidates(self.nodes)
+        found = self._candidates(self.nodes, all_pairs=self.options.all_pairs)
         self._link(self.nodes, found)
         if self.across:
             self._link_same()
@@ -200,6 +205,7 @@ class _Search:
             groups=tuple(sorted(kept, key=lambda group: (TIERS.index(group.tier), group.keep.path))),
             images=store.count("images"),
             candidates=len(found.left),
+            recall=found.recall,
             seconds=time.monotonic() - started,
             remembered=len(groups) - len(kept),
             unread=self.judge.unread,
@@ -216,12 +222,13 @@ class _Search:
     def _wants(self, tier: Tier) -> bool:
         return TIERS.index(tier) <= TIERS.index(self.options.tier)
 
-    def _candidates(self, nodes: Sequence[Nodes]) -> Candidates:
+    def _candidates(self, nodes: Sequence[Nodes], *, all_pairs: bool) -> Candidates:
         if not self._wants("copy"):
             return Candidates.none()
         lowest = self.limits.copy if self.options.threshold is None else self.options.threshold
         other = nodes[1] if self.across else None
-        return candidates(nodes[0], other, lowest, self.options.threshold is None, self.progress)
+        with_looks = self.options.threshold is None
+        return candidates(nodes[0], other, lowest, self.progress, with_looks=with_looks, all_pairs=all_pairs)
 
     def _link(self, nodes: Sequence[Nodes], found: Candidates) -> None:
         there = nodes[-1]
@@ -318,7 +325,7 @@ class _Search:
         heads = {leader_of.get(node, node) for pair in self._sure_links() for node in pair if node in self.crowded}
         for _ in range(ROUNDS):
             some = nodes.subset([head.content for head in sorted(heads)])
-            self._link([some], self._candidates([some]))
+            self._link([some], self._candidates([some], all_pairs=True))
             alike = {pair for pair in self._sure_links() if heads.issuperset(pair)}
             absorbed = self._groups([node for node in order if node in heads], alike)
             if not absorbed:

@@ -180,6 +180,11 @@ class Nearest:
         if self.index is not None:
             self._covered = self.index.stamp.last
 
+    @property
+    def recall(self) -> float | None:
+        """The measured recall@10 of what nominates; None where every search is exact."""
+        return None if self._index is None or self._index.stamp.kind == FLAT else self._index.stamp.recall
+
     def search(self, queries: Vectors, k: int, contents: set[int] | None = None) -> Neighbours:
         """The k contents nearest to each unit vector, (N, dim).
 

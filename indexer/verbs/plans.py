@@ -53,13 +53,17 @@ class PlannedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done to the images of one catalog. uuid: the catalog's, so that no other is touched."""
+    """What is to be done to the images of one catalog. uuid: the catalog's, so that no other is touched.
+
+    recall: see DuplicatesReport.
+    """
 
     catalog: str
     uuid: str
     model: str | None
     threshold: float
     groups: tuple[PlannedGroup, ...]
+    recall: float | None = None
 
     def check(self) -> None:
         """Raises InvalidArgument for a plan that cannot be meant, whoever made it."""
@@ -83,6 +87,7 @@ def write_plan(file: str | os.PathLike[str], plan: Plan) -> None:
     """
     groups = [_without_nothing(asdict(group)) for group in plan.groups]
     head = {"catalog": plan.catalog, "uuid": plan.uuid, "model": plan.model, "threshold": plan.threshold}
+    head |= {} if plan.recall is None else {"expected_recall": plan.recall}
     text = json.dumps({"indexer_plan": VERSION, **head, "groups": groups}, ensure_ascii=False, indent=1)
     replace_file(Path(file), text.encode("utf-8", "backslashreplace") + b"\n")
 
@@ -135,6 +140,7 @@ def _plan(values: Mapping[str, Any]) -> Plan:
         get("model", lambda value: None if value is None else _text(value)),
         get("threshold", _number),
         tuple(_group(group, f"groups[{i}]") for i, group in enumerate(groups)),
+        get("expected_recall", _number) if "expected_recall" in values else None,
     )
 
 

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from indexer.verbs import duplicates
+from indexer.verbs.plans import read_plan
+
 from ..conftest import PHOTOS
 from .conftest import Run
 
-GROUP = {"id", "tier", "min_score", "keep", "images"}
+GROUP = {"id", "tier", "min_score", "keep", "expected_recall", "images"}
 IMAGE = {"path", "score", "width", "height", "bytes", "tier", "action", "why"}
 
 
@@ -86,6 +89,22 @@ def test_a_plan_a_page_and_what_apply_says(run: Run, folder: Path, tmp_path: Pat
     back = run("apply", "--undo", "plan.json.log")
     assert (back.code, back.out) == (0, f"done\tmove\t{folder / 'small.jpg'}\n")
     assert (folder / "small.jpg").exists()
+
+
+def test_what_is_approximate_says_so(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = run("dedup", "--json", "--plan", "plan.json", "--html", "groups.html")
+    assert "Approximate" not in exact.err + Path("groups.html").read_text()
+    assert lines(exact.out)[0]["expected_recall"] is None
+    assert read_plan("plan.json").recall is None
+
+    found = duplicates.candidates
+    monkeypatch.setattr(duplicates, "candidates", lambda *args, **more: found(*args, **more)._replace(recall=0.987))
+    done = run("dedup", "--json", "--plan", "plan.json", "--html", "groups.html")
+    assert "about 98.7%" in done.err
+    assert "--all-pairs" in done.err
+    assert "about 98.7%" in Path("groups.html").read_text()
+    assert lines(done.out)[0]["expected_recall"] == 0.987
+    assert read_plan("plan.json").recall == 0.987
 
 
 def test_what_is_left_alone_is_exit_code_three(run: Run, folder: Path) -> None:

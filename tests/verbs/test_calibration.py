@@ -38,6 +38,7 @@ def test_it_says_what_each_threshold_would_do(calibrated: Catalog) -> None:
     assert found.points[0].false_pairs <= 8 * 7 / 2
     assert found.edits["JPEG q30"] == (1.0, 1.0)
     assert 0 < found.uncertainty < 0.5
+    assert found.unseen == 0  # every pair was looked at
     chosen = next(point for point in found.points if point.threshold == found.copy)
     assert chosen.verified_precision >= 0.99
     strict = next(point for point in found.points if point.threshold == found.similar)
@@ -45,7 +46,9 @@ def test_it_says_what_each_threshold_would_do(calibrated: Catalog) -> None:
 
 
 def test_it_is_the_same_every_time(calibrated: Catalog) -> None:
-    assert calibrated.calibrate(sample=4) == calibrated.calibrate(sample=4)
+    found = calibrated.calibrate(sample=4)
+    assert calibrated.calibrate(sample=4) == found
+    assert found.unseen == pytest.approx(3 / 4 * 4 / 2)
 
 
 def test_duplicates_go_by_it(calibrated: Catalog) -> None:
