@@ -183,7 +183,7 @@ class Nearest:
     @property
     def recall(self) -> float | None:
         """The measured recall@10 of what nominates; None where every search is exact."""
-        return None if self._index is None or self._index.stamp.kind == FLAT else self._index.stamp.recall
+        return None if self.index is None or self.index.stamp.kind == FLAT else self.index.stamp.recall
 
     def search(self, queries: Vectors, k: int, contents: set[int] | None = None) -> Neighbours:
         """The k contents nearest to each unit vector, (N, dim).

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from indexer.verbs import duplicates
+from indexer.verbs import candidates, duplicates
 from indexer.verbs.plans import read_plan
 
 from ..conftest import PHOTOS
@@ -97,7 +97,7 @@ def test_what_is_approximate_says_so(run: Run, folder: Path, monkeypatch: pytest
     assert lines(exact.out)[0]["expected_recall"] is None
     assert read_plan("plan.json").recall is None
 
-    found = duplicates.candidates
+    found = candidates.candidates
     monkeypatch.setattr(duplicates, "candidates", lambda *args, **more: found(*args, **more)._replace(recall=0.987))
     done = run("dedup", "--json", "--plan", "plan.json", "--html", "groups.html")
     assert "about 98.7%" in done.err
