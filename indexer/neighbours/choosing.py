@@ -1,12 +1,14 @@
 """Which structure finds neighbours: one rule over how many vectors there are, their length, and the memory.
 
 Measured on two cores with AVX-512 (see the README's Design): an exact search of float16 reads 7 to 8 thousand million
-numbers a second on one core. Beyond that, of what FAISS has, inverted lists of 4-bit product codes in its fast-scan
-layout, re-ranked from the float16 rows, gave the most answers a second at a recall of 0.99.
+numbers a second on one core. Beyond that, of what FAISS has, inverted lists of 4-bit codes in its fast-scan layout, one
+code for each of the principal axes that matter, re-ranked from the float16 rows, gave the most answers a second at a
+recall of 0.99 (`benchmarks/search.py`): 1-bit RaBitQ codes, which are as small, half as many.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ FLAT = "flat"
 # exact search takes about 20 ms for so many numbers
 EXACT_NUMBERS = 150_000_000
 # training vectors for every list
-SAMPLE = 64
+SAMPLE = 40
 MAX_LISTS = 1 << 16
 LEAST_MEMORY = 64 << 20
 DEFAULT_RECALL = 0.99
@@ -64,9 +66,9 @@ def structures(count: int, dim: int, wish: Wish) -> tuple[str, ...]:
 
 
 def lists_for(count: int) -> int:
-    """How many inverted lists: the power of two at or below 4 sqrt(count), with SAMPLE vectors for each."""
-    wanted = min(4 * count**0.5, count / SAMPLE, MAX_LISTS)
-    return 1 << max(int(wanted).bit_length() - 1, 0)
+    """How many inverted lists: the power of two nearest to 4 sqrt(count), with SAMPLE vectors or more for each."""
+    most = min(count // SAMPLE, MAX_LISTS)
+    return 1 << max(min(round(math.log2(4 * count**0.5)), most.bit_length() - 1), 0)
 
 
 def machine_memory() -> int:
@@ -75,8 +77,14 @@ def machine_memory() -> int:
 
 
 def _inverted(count: int, dim: int) -> list[tuple[str, int]]:
-    """Factory strings from the smallest codes to the largest, and the bytes that each takes to build."""
+    """Factory strings from the cheapest search to the dearest, and the bytes that each takes to build.
+
+    What the axes of a projection keep is seen when it is trained; where it is too little, the next is tried.
+    """
     lists = lists_for(count)
     training = 2 * SAMPLE * lists * dim * 4
-    codes = [(f"PQ{dim // part}x4fs", dim // part // 2) for part in (4, 2) if dim % part == 0 and dim >= 2 * part]
-    return [(f"IVF{lists},{name}", training + count * (size + 8)) for name, size in [*codes, ("SQ8", dim)]]
+    axes = [dim // part for part in (8, 4) if dim % part == 0 and dim // part >= 32]
+    kinds = [(f"PCAR{kept},IVF{lists},PQ{kept}x4fsr", kept // 2) for kept in axes]
+    parts = [dim // part for part in (4, 2) if dim % part == 0 and dim >= 2 * part]
+    kinds += [(f"IVF{lists},PQ{part}x4fsr", part // 2) for part in parts]
+    return [(kind, training + count * (size + 8)) for kind, size in [*kinds, (f"IVF{lists},SQ8", dim)]]

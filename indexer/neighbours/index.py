@@ -44,6 +44,8 @@ _CHECKED_BYTES = 128 << 20
 _ROWS = 8192
 # where a filter leaves so few numbers, reading them all is quicker than looking for the best
 _FEW_NUMBERS = 10_000_000
+# a projection that keeps less of the vectors' squared length sets neighbours apart too coarsely
+_KEPT = 0.98
 # tail vectors that are this much further from their centres are of another kind than those that were trained on
 _MOVED = 0.9
 
@@ -307,9 +309,11 @@ def _choose(path: Path, rows: Stamp, kinds: Sequence[str], advance: Advance) -> 
         held_out, sample = _split(rows.covered)
         advance("train", 0, 1)
         training = index.rows_at(sample)
+        if structure.project(training) < _KEPT and kind != kinds[-1]:
+            continue
         structure.train(training)
-        rows = replace(rows, kind=kind, fit=structure.fit(training), trained=rows.covered)
         del training
+        rows = replace(rows, kind=kind, fit=structure.fit(index.rows_at(held_out)), trained=rows.covered)
         _add(structure, index, 0, advance)
         tuning = _tuned(path, rows, structure, held_out, advance)
         rows = replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)

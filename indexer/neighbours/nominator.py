@@ -21,6 +21,8 @@ Places = npt.NDArray[np.int64]
 _WITH_LISTS = ("IndexIVFPQFastScan", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFFlat")
 # a search for so few queries at once loads their lists only
 _FEW_QUERIES = 64
+# rows that tell how much a projection keeps
+_PROBE = 2000
 
 
 def make(factory: str, dim: int) -> Nominator:
@@ -61,19 +63,25 @@ class Nominator:
         """The effort at which a search is as good as it can be."""
         return int(self._ivf.nlist) if self._ivf is not None else 1024 if hasattr(self.index, "hnsw") else 1
 
+    def project(self, sample: Vectors) -> float:
+        """Learn from a sample how to project rows. Returns the share of their squared length that is kept."""
+        import faiss
+
+        for transform in self._transforms:
+            transform.train(sample)
+            if isinstance(transform, faiss.PCAMatrix):
+                # moved to their mean, vectors would have other inner products
+                faiss.copy_array_to_vector(np.zeros(transform.d_out, np.float32), transform.b)
+        return float(np.square(self._transformed(sample[:_PROBE])).sum() / np.square(sample[:_PROBE]).sum())
+
     def train(self, sample: Vectors) -> None:
-        """Learn from a sample; the same one gives the same structure. Raises InvalidArgument where it is too small."""
+        """Learn the rest; the same sample gives the same structure. Raises InvalidArgument where it is too small."""
         import faiss
 
         for part in (self._ivf, getattr(self._ivf, "pq", None), getattr(self.index, "pq", None)):
             if part is not None and hasattr(part, "cp"):
                 part.cp.min_points_per_centroid = 1  # otherwise faiss complains on stderr
         try:
-            for transform in self._transforms:
-                transform.train(sample)
-                if isinstance(transform, faiss.PCAMatrix):
-                    # moved to their mean, vectors would have other inner products
-                    faiss.copy_array_to_vector(np.zeros(transform.d_out, np.float32), transform.b)
             if self._ivf is not None and faiss.get_num_gpus():
                 self._ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(self._ivf.d))
             self.index.train(sample)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from indexer import CatalogError, InvalidArgument
-from indexer.neighbours.choosing import FLAT, Wish, lists_for, structures
+from indexer.neighbours.choosing import FLAT, SAMPLE, Wish, lists_for, structures
 
 PLENTY = 64_000_000_000
 
@@ -15,12 +15,13 @@ PLENTY = 64_000_000_000
     [
         (1, 1024, FLAT),
         (140_000, 1024, FLAT),
-        (150_000, 1024, "IVF1024,PQ256x4fs"),
-        (1_000_000, 1024, "IVF2048,PQ256x4fs"),
+        (150_000, 1024, "PCAR128,IVF2048,PQ128x4fsr"),
+        (1_000_000, 1024, "PCAR128,IVF4096,PQ128x4fsr"),
         (700_000, 192, FLAT),
-        (1_000_000, 192, "IVF2048,PQ48x4fs"),
-        (100_000_000, 1024, "IVF32768,PQ256x4fs"),
-        (1_000_000, 1023, "IVF2048,SQ8"),
+        (1_000_000, 192, "PCAR48,IVF4096,PQ48x4fsr"),
+        (2_000_000, 100, "IVF4096,PQ25x4fsr"),
+        (100_000_000, 1024, "PCAR128,IVF32768,PQ128x4fsr"),
+        (1_000_000, 1023, "IVF4096,SQ8"),
     ],
 )
 def test_by_number_and_length(count: int, dim: int, first: str) -> None:
@@ -30,7 +31,7 @@ def test_by_number_and_length(count: int, dim: int, first: str) -> None:
 
 
 def test_what_does_not_fit_the_memory_is_left_out() -> None:
-    assert structures(1_000_000, 1024, Wish(memory=1_400_000_000))[0] == "IVF2048,PQ256x4fs"
+    assert structures(1_000_000, 1024, Wish(memory=1_500_000_000))[-2] == "IVF4096,PQ256x4fsr"
     assert structures(1_000_000, 1024, Wish(memory=100_000_000)) == (FLAT,)
     with pytest.raises(CatalogError, match="--memory"):
         structures(1_000_000, 1024, Wish("ivf", memory=100_000_000))
@@ -38,7 +39,7 @@ def test_what_does_not_fit_the_memory_is_left_out() -> None:
 
 def test_what_is_asked_for_is_taken() -> None:
     assert structures(10_000_000, 1024, Wish(FLAT)) == (FLAT,)
-    assert structures(10_000, 1024, Wish("ivf", memory=PLENTY))[0] == "IVF128,PQ256x4fs"
+    assert structures(10_000, 1024, Wish("ivf", memory=PLENTY))[0] == "PCAR128,IVF128,PQ128x4fsr"
     assert structures(10_000, 1024, Wish("hnsw")) == ("HNSW32,SQ8",)
     assert structures(10_000, 1024, Wish("IVF64,Flat")) == ("IVF64,Flat",)
 
@@ -50,5 +51,5 @@ def test_wishes_that_cannot_be_meant(wish: Wish) -> None:
 
 
 def test_lists_have_enough_to_be_trained_with() -> None:
-    for count in (1, 63, 64, 1000, 10_000, 10_000_000, 10**10):
-        assert 1 <= lists_for(count) <= max(count / 64, 1)
+    for count in (1, 39, 40, 1000, 10_000, 10_000_000, 10**10):
+        assert 1 <= lists_for(count) <= max(count / SAMPLE, 1)

@@ -30,6 +30,7 @@ from indexer.neighbours.index import (
     read_stamp,
     write_index,
 )
+from indexer.neighbours.nominator import make
 
 DIM = 32
 
@@ -145,7 +146,7 @@ def recall(index: NeighbourIndex, rows: np.ndarray, queries: np.ndarray) -> floa
     return float((scores >= best[:, -1:] - 1e-3).mean())
 
 
-@pytest.mark.parametrize("kind", [LISTS, "IVF64,SQ8", "IVF64,RaBitQ", "HNSW16,SQ8", "OPQ16_32,IVF64,PQ16x4fs"])
+@pytest.mark.parametrize("kind", [LISTS, "IVF64,SQ8", "IVF64,RaBitQ", "HNSW16,SQ8", "PCAR16,IVF64,PQ16x4fsr"])
 def test_a_structure_reaches_the_recall_that_it_says(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
     stamp = write(tmp_path, clustered, kind, target=0.97)
     assert stamp.kind == kind
@@ -185,6 +186,26 @@ def test_where_the_recall_is_out_of_reach_the_next_structure_is_taken(
     last = write(tmp_path, clustered, "IVF64,PQ4x4fs", target=0.95)
     assert last.kind == "IVF64,PQ4x4fs"
     assert last.recall < 0.95
+
+
+def test_a_projection_that_keeps_too_little_is_passed_over(tmp_path: Path, rows: np.ndarray) -> None:
+    assert write(tmp_path, rows, "PCAR8,IVF4,PQ8x4fsr", "IVF4,SQ8", FLAT, target=0.9).kind == "IVF4,SQ8"
+    rows[:, 8:] *= 0.01
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    assert write(tmp_path, rows, "PCAR8,IVF4,PQ8x4fsr", FLAT, target=0.9).kind == "PCAR8,IVF4,PQ8x4fsr"
+
+
+def test_a_projection_keeps_inner_products_of_vectors_that_are_all_alike(tmp_path: Path) -> None:
+    """What they have in common counts: moved to their mean, other ones would be the nearest."""
+    rng = np.random.default_rng(0)
+    rows = np.zeros((3000, DIM), np.float32)
+    rows[:, 0] = rng.uniform(1, 4, 3000)  # in one direction far more than in any other
+    rows[:, 1:8] = rng.standard_normal((3000, 7))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    nominator_only = make("PCAR8,IVF1,PQ8x4fsr", DIM)
+    assert nominator_only.project(rows) > 0.999
+    projected = nominator_only._transformed(rows[:50])
+    assert np.allclose(projected @ projected.T, rows[:50] @ rows[:50].T, atol=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.1, 0.001])
@@ -294,7 +315,7 @@ def use(path: Path, queries: np.ndarray) -> None:
             assert allowed is not None or ids.shape[1] == 10
 
 
-KINDS = (FLAT, LISTS, "IVF64,SQ8", "HNSW16,SQ8", "IVF64,RaBitQ", "OPQ16_32,IVF64,PQ16x4fs")
+KINDS = (FLAT, LISTS, "IVF64,SQ8", "HNSW16,SQ8", "IVF64,RaBitQ", "PCAR16,IVF64,PQ16x4fsr")
 
 
 @pytest.mark.slow
