@@ -9,7 +9,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ CHUNK = 8192
 BUSY_SECONDS = 60.0
 # a reader may take its time, and a build should not wait for it: the next one seals as well
 SEAL_SECONDS = 5.0
+LOG_PAGES = 16384
 _SQL_VARIABLES = 900  # SQLite allowed 999 in one statement for a long time
 
 Vectors = npt.NDArray[np.float32]
@@ -109,6 +110,8 @@ class Store:
         self._conn.execute(f"PRAGMA {'query_only = ON' if self.readonly else 'synchronous = FULL'}")
         self._conn.execute("PRAGMA foreign_keys = ON")
         self._conn.execute("PRAGMA cache_size = -16384")  # KiB; more makes nothing faster
+        # pages: SQLite's 1,000 would have every commit of a build also write to the file itself, and sync it
+        self._conn.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         if not self._is_empty():
             self._check_format()
         elif making:
@@ -356,30 +359,23 @@ class Store:
         self._conn.executemany(
             "INSERT OR IGNORE INTO contents (sha256, bytes, width, height, format, taken, camera, checksum) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (e.sha256, e.size, *astuple(e.info), checksums.of_content(e.sha256, e.size, astuple(e.info)))
-                for e in entries
-                if e.info
-            ],
+            [_content(e.sha256, e.size, e.info) for e in entries if e.info],
         )
 
     def _insert_fingerprints(self, entries: Sequence[Entry], ids: dict[bytes, int]) -> None:
         self._conn.executemany(
             "INSERT OR IGNORE INTO fingerprints (content_id, pixels, signature, checksum) VALUES (?, ?, ?, ?)",
-            [
-                (ids[e.sha256], *astuple(e.fingerprint), checksums.checksum(e.sha256, *astuple(e.fingerprint)))
-                for e in entries
-                if e.fingerprint
-            ],
+            [_fingerprint(ids[e.sha256], e.sha256, e.fingerprint) for e in entries if e.fingerprint],
         )
 
     def _insert_vectors(self, entries: Sequence[Entry], ids: dict[bytes, int], model: int) -> None:
+        digests = [e.sha256 for e in entries]
+        blobs = vectors.pack([e.vector for e in entries if e.vector is not None], digests)
         self._conn.executemany(
             "INSERT OR IGNORE INTO vectors (content_id, model_id, vector, labels_checksum) VALUES (?, ?, ?, ?)",
             [
-                (ids[e.sha256], model, vectors.pack(e.vector, e.sha256), checksums.of_labels(e.sha256, e.labels))
-                for e in entries
-                if e.vector is not None
+                (ids[e.sha256], model, blob, checksums.of_labels(e.sha256, e.labels))
+                for e, blob in zip(entries, blobs, strict=True)
             ],
         )
         self._conn.executemany(
@@ -920,6 +916,16 @@ def _connect_as(path: Path, mode: str) -> sqlite3.Connection:
 
 def _place(source: Source) -> tuple[int, bytes]:
     return source.root_id, source.path
+
+
+def _content(sha256: bytes, size: int, info: PictureInfo) -> tuple[object, ...]:
+    # not dataclasses.astuple, which copies deeply: half of a commit was that
+    values = info.width, info.height, info.format, info.taken, info.camera
+    return sha256, size, *values, checksums.of_content(sha256, size, values)
+
+
+def _fingerprint(content: int, sha256: bytes, known: Fingerprint) -> tuple[object, ...]:
+    return content, known.pixels, known.signature, checksums.checksum(sha256, known.pixels, known.signature)
 
 
 def _image_checksum(entry: Entry) -> int:
