@@ -7,8 +7,9 @@ import io
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 from ..errors import PictureError
 from ..records import FoundFile, Source, Stamp, Unlisted
@@ -101,21 +102,35 @@ def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes
     prefix = below + b"/" if below else b""
     try:
         with os.scandir(os.path.join(root, below) if below else root) as listing:
-            entries = sorted((_order(entry), entry) for entry in listing if not _passed_over(entry))
+            entries = sorted(_shown(listing), key=itemgetter(0))
     except OSError as error:
         yield Unlisted(prefix, why(error, "list"))
         return
-    for _, entry in entries:
-        path = prefix + entry.name
+    for name, is_folder, entry in entries:
+        if is_folder:
+            yield prefix + name[:-1]
+            continue
+        path = prefix + name
         try:
-            if entry.is_dir(follow_symlinks=False):
-                yield path
-            elif entry.is_file(follow_symlinks=False):
-                yield FoundFile(path, stamp_of(entry.stat(follow_symlinks=False)))
+            if entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                yield FoundFile(path, Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         except FileNotFoundError:  # vanished between the listing and the look
             continue
         except OSError as error:  # a folder that may be listed but not entered: its files are not gone
             yield Unlisted(path, why(error))
+
+
+def _shown(listing: Iterable[os.DirEntry[bytes]]) -> Iterator[tuple[bytes, bool, os.DirEntry[bytes]]]:
+    """What is not passed over: name, whether it is a folder, entry.
+
+    A folder's name ends in a slash: so it sorts where its files' paths will, and a walk is ordered by whole paths.
+    """
+    for entry in listing:
+        name = entry.name
+        if name[:1] != b"." and name not in PASSED_OVER:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            yield (name + b"/" if is_folder else name), is_folder, entry
 
 
 def find(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
@@ -242,15 +257,6 @@ def _read_all(file: io.FileIO, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
-
-
-def _order(entry: os.DirEntry[bytes]) -> bytes:
-    """Sorts a folder where its files' paths will sort, so that a walk is ordered by whole paths."""
-    return entry.name + b"/" if entry.is_dir(follow_symlinks=False) else entry.name
-
-
-def _passed_over(entry: os.DirEntry[bytes]) -> bool:
-    return entry.name.startswith(b".") or entry.name in PASSED_OVER
 
 
 def why(error: OSError, verb: str = "read") -> str:
