@@ -9,7 +9,6 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from operator import itemgetter
 
 from ..errors import PictureError
 from ..records import FoundFile, Source, Stamp, Unlisted
@@ -88,13 +87,13 @@ def walk(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
     # one open listing for each folder on the way down; no recursion, since a tree may be deeper than Python's stack
     listings = [_listing(root, below)]
     while listings:
-        item = next(listings[-1], None)
-        if item is None:
-            listings.pop()
-        elif isinstance(item, bytes):
-            listings.append(_listing(root, item))
-        else:
+        for item in listings[-1]:
+            if isinstance(item, bytes):
+                listings.append(_listing(root, item))
+                break
             yield item
+        else:
+            listings.pop()
 
 
 def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes]:
@@ -102,14 +101,15 @@ def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes
     prefix = below + b"/" if below else b""
     try:
         with os.scandir(os.path.join(root, below) if below else root) as listing:
-            entries = sorted(_shown(listing), key=itemgetter(0))
+            entries = dict(_shown(listing))
     except OSError as error:
         yield Unlisted(prefix, why(error, "list"))
         return
-    for name, is_folder, entry in entries:
-        if is_folder:
+    for name in sorted(entries):
+        if name.endswith(b"/"):
             yield prefix + name[:-1]
             continue
+        entry = entries[name]
         path = prefix + name
         try:
             if entry.is_file(follow_symlinks=False):
@@ -121,16 +121,15 @@ def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes
             yield Unlisted(path, why(error))
 
 
-def _shown(listing: Iterable[os.DirEntry[bytes]]) -> Iterator[tuple[bytes, bool, os.DirEntry[bytes]]]:
-    """What is not passed over: name, whether it is a folder, entry.
+def _shown(listing: Iterable[os.DirEntry[bytes]]) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+    """What is not passed over, by name.
 
     A folder's name ends in a slash: so it sorts where its files' paths will, and a walk is ordered by whole paths.
     """
     for entry in listing:
         name = entry.name
         if name[:1] != b"." and name not in PASSED_OVER:
-            is_folder = entry.is_dir(follow_symlinks=False)
-            yield (name + b"/" if is_folder else name), is_folder, entry
+            yield (name + b"/" if entry.is_dir(follow_symlinks=False) else name), entry
 
 
 def find(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:

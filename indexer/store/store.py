@@ -296,17 +296,16 @@ class Store:
         """
         low, high = (below + b"/", below + b"0") if below else (b"", None)  # "0" follows "/"
         inside = "root_id = :root AND (path = :below OR (path >= :low AND (:high IS NULL OR path < :high)))"
-        rows = self._rows(
-            f"""SELECT path, size, mtime_ns, ctime_ns, images.id, NULL, NULL, EXISTS (
+        sql = f"""SELECT path, size, mtime_ns, ctime_ns, images.id, NULL, NULL, EXISTS (
                 SELECT 1 FROM vectors WHERE vectors.content_id = images.content_id AND model_id = :model)
             FROM images WHERE {inside}
             UNION ALL SELECT path, size, mtime_ns, ctime_ns, NULL, reason, tried_with, NULL FROM skips WHERE {inside}
-            ORDER BY path""",
-            {"root": root_id, "below": below, "low": low, "high": high, "model": model.row if model else None},
-        )
-        for path, size, mtime, ctime, image_id, reason, tried, embedded in rows:
-            current = bool(embedded) if image_id is not None else reason is None or tried in tried_with
-            yield Known(path, Stamp(size, mtime, ctime), image_id, reason, current)
+            ORDER BY path"""
+        values = {"root": root_id, "below": below, "low": low, "high": high, "model": model.row if model else None}
+        with translated(self.path):  # not _rows(): millions of rows go this way
+            for path, size, mtime, ctime, image_id, reason, tried, embedded in self._conn.execute(sql, values):
+                current = bool(embedded) if image_id is not None else reason is None or tried in tried_with
+                yield Known(path, Stamp(size, mtime, ctime), image_id, reason, current)
 
     def with_vector(self, digests: Sequence[bytes], model: StoredModel | None) -> set[bytes]:
         """Those of some contents that have a vector of the model."""
@@ -412,7 +411,8 @@ class Store:
         """Root id -> surveyed gone images whose content was added under another path since a generation."""
         return dict(
             self._rows(
-                f"SELECT root_id, count(*) FROM images JOIN temp.gone ON image_id = id WHERE {_LIVES_ON} "
+                # CROSS: begin with what is gone, which is mostly nothing, and not with every image
+                f"SELECT root_id, count(*) FROM temp.gone CROSS JOIN images ON image_id = id WHERE {_LIVES_ON} "
                 "GROUP BY root_id",
                 [since],
             )
