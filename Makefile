@@ -43,6 +43,9 @@ lint: $(READY)  ## check style and types
 bench: $(READY)  ## measure speed on this machine
 	$(BIN)/python -m benchmarks.build
 	$(BIN)/python -m benchmarks.supervision
+	$(BIN)/python -m benchmarks.decoding
+	$(BIN)/python -m benchmarks.store
+	$(BIN)/python -m benchmarks.scanning
 	$(BIN)/python -m benchmarks.copies
 	$(BIN)/python -m benchmarks.dedup
 

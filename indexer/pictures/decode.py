@@ -24,7 +24,8 @@ HEIF_FORMATS = ("HEIF",)
 NO_HEIF = "HEIC needs an extra: pip install 'indexer[heif]'"
 
 # EXIF tags (EXIF 2.32, 4.6.4 and 4.6.5); NEW_SUBFILE_TYPE is TIFF 6.0's
-_MAKE, _MODEL, _EXIF_IFD, _TAKEN, _NEW_SUBFILE_TYPE = 0x010F, 0x0110, 0x8769, 0x9003, 254
+_MAKE, _MODEL, _ORIENTATION, _EXIF_IFD, _TAKEN = 0x010F, 0x0110, 0x0112, 0x8769, 0x9003
+_NEW_SUBFILE_TYPE = 254
 _EIGHT_BIT = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -111,7 +112,8 @@ def _upright(image: Image) -> Image:
     from PIL import ImageOps
 
     try:
-        return ImageOps.exif_transpose(image)
+        # one that stands upright would be copied
+        return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
     except MemoryError:
         raise
     except Exception:  # a broken EXIF block raises whatever its parser trips over

@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..errors import PictureError
@@ -87,13 +87,13 @@ def walk(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
     # one open listing for each folder on the way down; no recursion, since a tree may be deeper than Python's stack
     listings = [_listing(root, below)]
     while listings:
-        item = next(listings[-1], None)
-        if item is None:
-            listings.pop()
-        elif isinstance(item, bytes):
-            listings.append(_listing(root, item))
-        else:
+        for item in listings[-1]:
+            if isinstance(item, bytes):
+                listings.append(_listing(root, item))
+                break
             yield item
+        else:
+            listings.pop()
 
 
 def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes]:
@@ -101,21 +101,35 @@ def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes
     prefix = below + b"/" if below else b""
     try:
         with os.scandir(os.path.join(root, below) if below else root) as listing:
-            entries = sorted((_order(entry), entry) for entry in listing if not _passed_over(entry))
+            entries = dict(_shown(listing))
     except OSError as error:
         yield Unlisted(prefix, why(error, "list"))
         return
-    for _, entry in entries:
-        path = prefix + entry.name
+    for name in sorted(entries):
+        if name.endswith(b"/"):
+            yield prefix + name[:-1]
+            continue
+        entry = entries[name]
+        path = prefix + name
         try:
-            if entry.is_dir(follow_symlinks=False):
-                yield path
-            elif entry.is_file(follow_symlinks=False):
-                yield FoundFile(path, stamp_of(entry.stat(follow_symlinks=False)))
+            if entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                yield FoundFile(path, Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         except FileNotFoundError:  # vanished between the listing and the look
             continue
         except OSError as error:  # a folder that may be listed but not entered: its files are not gone
             yield Unlisted(path, why(error))
+
+
+def _shown(listing: Iterable[os.DirEntry[bytes]]) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+    """What is not passed over, by name.
+
+    A folder's name ends in a slash: so it sorts where its files' paths will, and a walk is ordered by whole paths.
+    """
+    for entry in listing:
+        name = entry.name
+        if name[:1] != b"." and name not in PASSED_OVER:
+            yield (name + b"/" if entry.is_dir(follow_symlinks=False) else name), entry
 
 
 def find(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
@@ -242,15 +256,6 @@ def _read_all(file: io.FileIO, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
-
-
-def _order(entry: os.DirEntry[bytes]) -> bytes:
-    """Sorts a folder where its files' paths will sort, so that a walk is ordered by whole paths."""
-    return entry.name + b"/" if entry.is_dir(follow_symlinks=False) else entry.name
-
-
-def _passed_over(entry: os.DirEntry[bytes]) -> bool:
-    return entry.name.startswith(b".") or entry.name in PASSED_OVER
 
 
 def why(error: OSError, verb: str = "read") -> str:

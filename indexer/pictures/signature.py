@@ -57,8 +57,21 @@ def _without_borders(grey: npt.NDArray[np.uint8]) -> tuple[int, int, int, int]:
 
 def _trimmed(lines: npt.NDArray[Any]) -> int:
     """How many lines at the beginning are uniform, and as light as the first."""
-    edge = lines[: int(len(lines) * _TRIMMED_AT_MOST)].astype(np.int16)
-    if not len(edge):
-        return 0
-    uniform = (np.abs(edge - np.median(edge[0])) <= _TOLERANCE).mean(axis=1) >= _UNIFORM
-    return len(edge) if uniform.all() else int(uniform.argmin())
+    at_most = int(len(lines) * _TRIMMED_AT_MOST)
+    if not at_most or not _is_uniform(lines[:1], median := _median(lines[0]))[0]:
+        return 0  # as of most pictures
+    uniform = _is_uniform(lines[:at_most], median)
+    return at_most if uniform.all() else int(uniform.argmin())
+
+
+def _median(line: npt.NDArray[Any]) -> float:
+    """That of np.median, which takes ten times as long for one line."""
+    ordered = np.sort(line)
+    return (int(ordered[(len(line) - 1) // 2]) + int(ordered[len(line) // 2])) / 2
+
+
+def _is_uniform(lines: npt.NDArray[Any], lightness: float) -> npt.NDArray[np.bool_]:
+    """Which lines are of one lightness."""
+    within = np.abs(lines - lightness) <= _TOLERANCE
+    uniform: npt.NDArray[np.bool_] = np.count_nonzero(within, axis=1) / lines.shape[1] >= _UNIFORM
+    return uniform

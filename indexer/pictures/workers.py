@@ -1,7 +1,7 @@
 """Decoding in processes of their own: a picture that crashes, hangs or bloats its decoder costs only itself.
 
-A worker is a bare Python with Pillow and NumPy. Requests and answers are one line of JSON and raw bytes through its
-pipes: nothing that a taken-over decoder sends is ever executed here.
+A worker is a bare Python with Pillow and NumPy. Requests and answers are one line of JSON through its pipes, and raw
+bytes in memory that is shared with it: nothing that a taken-over decoder sends is ever executed here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -42,6 +43,8 @@ EXIT_SECONDS = 0.5
 # bytes of the line that begins a request or an answer
 MAX_LINE = 1 << 16
 DIGEST_BYTES = 32
+# of the memory that is shared with a worker, what it keeps after a larger file
+KEPT_BYTES = 16 << 20
 NOT_STARTED = (
     "A decoding process could not be started. "
     "Check that there is memory and that more processes are allowed (ulimit -u)."
@@ -143,6 +146,7 @@ class _Worker:
         self.answer_bytes = math.prod(self.shape) + DIGEST_BYTES + SIGNATURE_BYTES
         self.limits = limits
         self.process: subprocess.Popen[bytes] | None = None
+        self.shared = -1
         self.lock = threading.Lock()
         self.deadline = math.inf
         self.late = False
@@ -167,9 +171,10 @@ class _Worker:
             self.stop()
         process = self.process or self._start()
         try:
-            answer, body = self._ask(process, {"kind": kind}, data, self.limits.seconds)
+            _put(self.shared, data)
+            answer = self._ask(process, {"kind": kind, "bytes": len(data)}, self.limits.seconds)
             if "reason" not in answer:
-                return self._unpacked(answer, body)
+                return self._unpacked(answer)
             reason = str(answer["reason"])
         except Exception:  # no answer, or whatever a process that was taken over can make of one
             late = f"took longer than {self.limits.seconds:g} s to decode"
@@ -178,11 +183,13 @@ class _Worker:
             self.stop()
             if killed_by_others:
                 raise _KilledByOthers(PictureError(reason)) from None
+        finally:
+            if self.shared >= 0 and len(data) > KEPT_BYTES:
+                os.ftruncate(self.shared, 0)
         raise PictureError(reason)
 
-    def _unpacked(self, answer: dict[str, Any], body: bytes) -> Prepared:
-        if len(body) != self.answer_bytes:
-            raise ValueError(len(body))
+    def _unpacked(self, answer: dict[str, Any]) -> Prepared:
+        body = _take(self.shared, self.answer_bytes)  # a copy: the worker may go on writing
         pixels, rest = body[: math.prod(self.shape)], body[math.prod(self.shape) :]
         fingerprint = Fingerprint(rest[:DIGEST_BYTES], rest[DIGEST_BYTES:])
         return Prepared(np.frombuffer(pixels, np.uint8).reshape(self.shape), PictureInfo(**answer["info"]), fingerprint)
@@ -195,14 +202,16 @@ class _Worker:
     def _start(self) -> subprocess.Popen[bytes]:
         quiet = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         try:
+            self.shared = _shared_memory()
             self.process = subprocess.Popen(
                 [sys.executable, "-c", BOOT, json.dumps(sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # libtiff and friends write there as they like
                 env={**os.environ, **quiet},
+                pass_fds=[self.shared],
             )
-            self._ask(self.process, self.settings, b"", START_SECONDS)
+            self._ask(self.process, {**self.settings, "shared": self.shared}, START_SECONDS)
         except Exception as error:
             process, verdict = self.process, IndexerError(NOT_STARTED)
             killed_by_others = process is not None and self._was_killed_by_others(process)
@@ -212,16 +221,14 @@ class _Worker:
             raise verdict from error
         return self.process
 
-    def _ask(
-        self, process: subprocess.Popen[bytes], header: dict[str, Any], body: bytes, seconds: float
-    ) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, process: subprocess.Popen[bytes], request: dict[str, Any], seconds: float) -> dict[str, Any]:
         """The answer to one request, which the watch cuts short when it takes longer."""
         assert process.stdin and process.stdout
         with self.lock:
             self.deadline, self.late = time.monotonic() + seconds, False
         try:
-            _send(process.stdin, header, body)
-            return _read_message(process.stdout, self.answer_bytes)
+            _send(process.stdin, request)
+            return _receive(process.stdout)
         finally:
             with self.lock:
                 self.deadline = math.inf
@@ -242,6 +249,9 @@ class _Worker:
 
     def stop(self) -> None:
         process, self.process, self.late = self.process, None, False
+        if self.shared >= 0:
+            os.close(self.shared)
+            self.shared = -1
         if process is None:
             return
         process.kill()
@@ -260,25 +270,42 @@ class _KilledByOthers(Exception):
         self.verdict = verdict
 
 
-def _send(pipe: IO[bytes], header: dict[str, Any], body: bytes) -> None:
-    pipe.write(json.dumps({**header, "bytes": len(body)}).encode() + b"\n")
-    pipe.write(body)
+def _send(pipe: IO[bytes], message: dict[str, Any]) -> None:
+    pipe.write(json.dumps(message).encode() + b"\n")
     pipe.flush()
 
 
-def _read_message(pipe: IO[bytes], most: int = sys.maxsize) -> tuple[dict[str, Any], bytes]:
-    """One line of JSON and its raw bytes. Raises EOFError at the end, ValueError and others for what is no message."""
+def _receive(pipe: IO[bytes]) -> dict[str, Any]:
+    """One line of JSON. Raises EOFError at the end, ValueError and others for what is no message."""
     line = pipe.readline(MAX_LINE)
     if not line:
         raise EOFError
-    header: dict[str, Any] = json.loads(line)
-    size = header["bytes"]
-    if not 0 <= size <= most:
-        raise ValueError(size)
-    body = pipe.read(size)
-    if len(body) != size:
-        raise EOFError
-    return header, body
+    message: dict[str, Any] = json.loads(line)
+    return message
+
+
+def _shared_memory() -> int:
+    """A file in memory that has no name: nothing of it stays when its processes are gone, however they end.
+
+    It is read and written, not mapped: one that is cut short by a worker that was taken over gives too few bytes, where
+    a mapping would end this process.
+    """
+    if sys.platform == "linux":
+        return os.memfd_create("indexer")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _put(shared: int, data: bytes) -> None:
+    if os.pwrite(shared, data, 0) != len(data):
+        raise OSError("there is no room for it")
+
+
+def _take(shared: int, size: int) -> bytes:
+    data = os.pread(shared, size, 0)
+    if len(data) != size:
+        raise ValueError(len(data))
+    return data
 
 
 def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = None) -> None:
@@ -286,27 +313,29 @@ def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers itself
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a C library prints may mix with the answers
-    settings, _ = _read_message(requests)
+    settings = _receive(requests)
+    shared = settings["shared"]
     preprocess, limits = Preprocess.from_json(settings["preprocess"]), Limits(**settings["limits"])
     _prepare_process(limits)
-    _send(answers, {}, b"")
+    _send(answers, {})
     while True:
         try:
-            header, data = _read_message(requests)
+            request = _receive(requests)
         except EOFError:
             return
         # a worker whose parent is gone must not hang on for ever: the alarm ends it
         _alarm(limits.seconds + GRACE_SECONDS)
         try:
-            prepared = (answer or prepare)(data, header["kind"], preprocess, limits)
+            data = _take(shared, request["bytes"])
+            prepared = (answer or prepare)(data, request["kind"], preprocess, limits)
         except PictureError as error:
-            _send(answers, {"reason": error.reason}, b"")
+            _send(answers, {"reason": error.reason})
         except MemoryError:
-            _send(answers, {"reason": f"needed more than {limits.megabytes:,} MB to decode"}, b"")
+            _send(answers, {"reason": f"needed more than {limits.megabytes:,} MB to decode"})
         else:
             known = prepared.fingerprint
-            body = prepared.pixels.tobytes() + known.pixels + known.signature
-            _send(answers, {"info": asdict(prepared.info)}, body)
+            _put(shared, prepared.pixels.tobytes() + known.pixels + known.signature)
+            _send(answers, {"info": asdict(prepared.info)})
         _alarm(0)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 
 from ..records import Stamp
 
+_LABEL, _PLACE = struct.Struct("<qd"), struct.Struct("<4q")
+
 
 def checksum(*parts: bytes) -> int:
     """CRC-32 of some bytes and what follows them."""
@@ -23,12 +25,12 @@ def checksum(*parts: bytes) -> int:
 
 def of_content(sha256: bytes, size: int, values: Sequence[object]) -> int:
     """Of a row of `contents`: the digest, then the bytes, width, height, format, taken and camera as text."""
-    return checksum(sha256, *(b"\0" + str(value).encode() for value in (size, *values)))
+    return checksum(sha256, "".join([f"\0{value}" for value in (size, *values)]).encode())
 
 
 def of_labels(sha256: bytes, labels: Iterable[tuple[int, float]]) -> int:
     """Of the `labels` of one content and model: the digest, then (int64 class, float64 probability) by rank."""
-    return checksum(sha256, *(struct.pack("<qd", index, probability) for index, probability in labels))
+    return checksum(sha256, b"".join([_LABEL.pack(index, probability) for index, probability in labels]))
 
 
 def of_decision(digests: bytes, decided_ns: int) -> int:
@@ -38,4 +40,4 @@ def of_decision(digests: bytes, decided_ns: int) -> int:
 
 def of_image(sha256: bytes, root_id: int, path: bytes, stamp: Stamp) -> int:
     """Of a row of `images`: its content's digest, then (int64) root, size, mtime and ctime, then the path."""
-    return checksum(sha256, struct.pack("<4q", root_id, *stamp), path)
+    return checksum(sha256, _PLACE.pack(root_id, *stamp) + path)

@@ -9,10 +9,10 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -31,6 +31,7 @@ CHUNK = 8192
 BUSY_SECONDS = 60.0
 # a reader may take its time, and a build should not wait for it: the next one seals as well
 SEAL_SECONDS = 5.0
+LOG_PAGES = 16384
 _SQL_VARIABLES = 900  # SQLite allowed 999 in one statement for a long time
 
 Vectors = npt.NDArray[np.float32]
@@ -45,8 +46,7 @@ class StoredModel:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What the store knows of one file. reason None and content None: ignored. current: nothing is left to do."""
 
     path: bytes
@@ -109,6 +109,8 @@ class Store:
         self._conn.execute(f"PRAGMA {'query_only = ON' if self.readonly else 'synchronous = FULL'}")
         self._conn.execute("PRAGMA foreign_keys = ON")
         self._conn.execute("PRAGMA cache_size = -16384")  # KiB; more makes nothing faster
+        # pages: SQLite's 1,000 would have every commit of a build also write to the file itself, and sync it
+        self._conn.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         if not self._is_empty():
             self._check_format()
         elif making:
@@ -294,17 +296,16 @@ class Store:
         """
         low, high = (below + b"/", below + b"0") if below else (b"", None)  # "0" follows "/"
         inside = "root_id = :root AND (path = :below OR (path >= :low AND (:high IS NULL OR path < :high)))"
-        rows = self._rows(
-            f"""SELECT path, size, mtime_ns, ctime_ns, images.id, NULL, NULL, EXISTS (
+        sql = f"""SELECT path, size, mtime_ns, ctime_ns, images.id, NULL, NULL, EXISTS (
                 SELECT 1 FROM vectors WHERE vectors.content_id = images.content_id AND model_id = :model)
             FROM images WHERE {inside}
             UNION ALL SELECT path, size, mtime_ns, ctime_ns, NULL, reason, tried_with, NULL FROM skips WHERE {inside}
-            ORDER BY path""",
-            {"root": root_id, "below": below, "low": low, "high": high, "model": model.row if model else None},
-        )
-        for path, size, mtime, ctime, image_id, reason, tried, embedded in rows:
-            current = bool(embedded) if image_id is not None else reason is None or tried in tried_with
-            yield Known(path, Stamp(size, mtime, ctime), image_id, reason, current)
+            ORDER BY path"""
+        values = {"root": root_id, "below": below, "low": low, "high": high, "model": model.row if model else None}
+        with translated(self.path):  # not _rows(): millions of rows go this way
+            for path, size, mtime, ctime, image_id, reason, tried, embedded in self._conn.execute(sql, values):
+                current = bool(embedded) if image_id is not None else reason is None or tried in tried_with
+                yield Known(path, Stamp(size, mtime, ctime), image_id, reason, current)
 
     def with_vector(self, digests: Sequence[bytes], model: StoredModel | None) -> set[bytes]:
         """Those of some contents that have a vector of the model."""
@@ -356,30 +357,23 @@ class Store:
         self._conn.executemany(
             "INSERT OR IGNORE INTO contents (sha256, bytes, width, height, format, taken, camera, checksum) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (e.sha256, e.size, *astuple(e.info), checksums.of_content(e.sha256, e.size, astuple(e.info)))
-                for e in entries
-                if e.info
-            ],
+            [_content(e.sha256, e.size, e.info) for e in entries if e.info],
         )
 
     def _insert_fingerprints(self, entries: Sequence[Entry], ids: dict[bytes, int]) -> None:
         self._conn.executemany(
             "INSERT OR IGNORE INTO fingerprints (content_id, pixels, signature, checksum) VALUES (?, ?, ?, ?)",
-            [
-                (ids[e.sha256], *astuple(e.fingerprint), checksums.checksum(e.sha256, *astuple(e.fingerprint)))
-                for e in entries
-                if e.fingerprint
-            ],
+            [_fingerprint(ids[e.sha256], e.sha256, e.fingerprint) for e in entries if e.fingerprint],
         )
 
     def _insert_vectors(self, entries: Sequence[Entry], ids: dict[bytes, int], model: int) -> None:
+        digests = [e.sha256 for e in entries]
+        blobs = vectors.pack([e.vector for e in entries if e.vector is not None], digests)
         self._conn.executemany(
             "INSERT OR IGNORE INTO vectors (content_id, model_id, vector, labels_checksum) VALUES (?, ?, ?, ?)",
             [
-                (ids[e.sha256], model, vectors.pack(e.vector, e.sha256), checksums.of_labels(e.sha256, e.labels))
-                for e in entries
-                if e.vector is not None
+                (ids[e.sha256], model, blob, checksums.of_labels(e.sha256, e.labels))
+                for e, blob in zip(entries, blobs, strict=True)
             ],
         )
         self._conn.executemany(
@@ -417,7 +411,8 @@ class Store:
         """Root id -> surveyed gone images whose content was added under another path since a generation."""
         return dict(
             self._rows(
-                f"SELECT root_id, count(*) FROM images JOIN temp.gone ON image_id = id WHERE {_LIVES_ON} "
+                # CROSS: begin with what is gone, which is mostly nothing, and not with every image
+                f"SELECT root_id, count(*) FROM temp.gone CROSS JOIN images ON image_id = id WHERE {_LIVES_ON} "
                 "GROUP BY root_id",
                 [since],
             )
@@ -926,6 +921,16 @@ def _connect_as(path: Path, mode: str) -> sqlite3.Connection:
 
 def _place(source: Source) -> tuple[int, bytes]:
     return source.root_id, source.path
+
+
+def _content(sha256: bytes, size: int, info: PictureInfo) -> tuple[object, ...]:
+    # not dataclasses.astuple, which copies deeply: half of a commit was that
+    values = info.width, info.height, info.format, info.taken, info.camera
+    return sha256, size, *values, checksums.of_content(sha256, size, values)
+
+
+def _fingerprint(content: int, sha256: bytes, known: Fingerprint) -> tuple[object, ...]:
+    return content, known.pixels, known.signature, checksums.checksum(sha256, known.pixels, known.signature)
 
 
 def _image_checksum(entry: Entry) -> int:

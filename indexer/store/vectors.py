@@ -13,15 +13,16 @@ CHECKSUM_BYTES = 4
 STORED = np.dtype("<f2")
 
 
-def pack(vector: npt.NDArray[np.float32], sha256: bytes) -> bytes:
-    """The blob of one vector. The digest goes into the checksum, so that a blob in another's row is found out.
+def pack(rows: Sequence[npt.NDArray[np.float32]], digests: Sequence[bytes]) -> list[bytes]:
+    """The blobs of some vectors. A digest goes into the checksum, so that a blob in another's row is found out.
 
     Raises ValueError for a vector that is not finite: it must never enter the store.
     """
-    if not np.isfinite(vector).all():
+    stacked = np.stack(rows)
+    if not np.isfinite(stacked).all():
         raise ValueError("a vector that is not finite cannot be stored")
-    data = vector.astype(STORED).tobytes()
-    return data + _checksum(data, sha256)
+    halves = [half.tobytes() for half in stacked.astype(STORED)]
+    return [half + _checksum(half, digest) for half, digest in zip(halves, digests, strict=True)]
 
 
 def size_of(dim: int) -> int:

@@ -57,12 +57,21 @@ def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Pr
     elif order.startswith("send "):
         os.write(ANSWERS, order.removeprefix("send ").encode())
         time.sleep(3600)
+    elif order.startswith("cut "):
+        os.ftruncate(shared(), int(order.removeprefix("cut ")))
+        os.write(ANSWERS, b'{"info": {"width": 16, "height": 16, "format": "PLANTED"}}\n')
+        time.sleep(3600)
     elif order.startswith("tell "):
         raise PictureError(str(eval(order.removeprefix("tell "))))  # the order comes from the test, word for word
     height, width = preprocess.size
     pixels = np.full((height, width, 3), len(data), np.uint8)
     known = Fingerprint(bytes(DIGEST_BYTES), bytes(SIGNATURE_BYTES))
     return Prepared(pixels, PictureInfo(width, height, "PLANTED"), known)
+
+
+def shared() -> int:
+    """The memory that this process shares with its parent."""
+    return next(n for n in range(3, 100) if os.path.realpath(f"/proc/self/fd/{n}").startswith("/memfd:"))
 
 
 def main() -> None:

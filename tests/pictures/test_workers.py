@@ -78,6 +78,11 @@ def children() -> set[int]:
     return found
 
 
+def open_files() -> list[str]:
+    with os.scandir("/proc/self/fd") as listing:
+        return [entry.name for entry in listing if os.path.lexists(entry.path)]
+
+
 def is_alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -219,11 +224,38 @@ def test_an_answer_that_is_none_counts_as_a_crash(start: Callable[..., Decoders]
     assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
 
 
-@pytest.mark.parametrize("half", ["{", '{"bytes": 768, "info": {}}\nabc'])
-def test_half_an_answer_is_not_waited_for(start: Callable[..., Decoders], half: str) -> None:
+def test_half_an_answer_is_not_waited_for(start: Callable[..., Decoders]) -> None:
     decoders = start(seconds=0.5)
-    assert reason_of(decoders.submit(f"send {half}".encode(), "JPEG")) == "took longer than 0.5 s to decode"
+    assert reason_of(decoders.submit(b"send {", "JPEG")) == "took longer than 0.5 s to decode"
     assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
+
+
+@linux
+@pytest.mark.parametrize("size", [0, 1, 16 * 16 * 3])
+def test_pixels_that_are_too_few_count_as_a_crash(start: Callable[..., Decoders], size: int) -> None:
+    """Also where the shared memory is cut short, which would end a process that had mapped it."""
+    decoders = start()
+    assert reason_of(decoders.submit(f"cut {size}".encode(), "JPEG")) == "crashed the decoder"
+    assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
+
+
+@linux
+def test_what_is_written_later_changes_nothing(start: Callable[..., Decoders]) -> None:
+    decoders = start()
+    first = decoders.submit(b"a", "JPEG").result()
+    assert decoders.submit(b"four", "JPEG").result().pixels.max() == 4
+    assert first.pixels.max() == 1
+
+
+@linux
+def test_shared_memory_has_no_name_and_shrinks_after_a_large_file(
+    start: Callable[..., Decoders], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "KEPT_BYTES", 1 << 20)
+    decoders = start()
+    assert tell(decoders, "os.readlink(f'/proc/self/fd/{shared()}')") == "/memfd:indexer (deleted)"
+    assert tell(decoders, "os.fstat(shared()).st_size " + " " * (2 << 20)) == str((2 << 20) + 32)
+    assert int(tell(decoders, "os.fstat(shared()).st_size")) < 100
 
 
 def test_what_a_decoder_prints_goes_nowhere(start: Callable[..., Decoders], capfd: pytest.CaptureFixture[str]) -> None:
@@ -303,6 +335,7 @@ def test_nothing_stays_behind(start: Callable[..., Decoders]) -> None:
     for order in (b"a", b"segfault", b"loop", b"raise", b"b", b"c"):
         decoders.submit(order, "JPEG").exception()
     assert children() > before
+    assert any("memfd" in os.readlink(f"/proc/self/fd/{number}") for number in open_files())
     decoders.close()
     assert children() == before
     assert set(threading.enumerate()) == threads

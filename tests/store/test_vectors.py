@@ -21,7 +21,7 @@ def rows() -> np.ndarray:
 
 
 def test_round_trip(rows: np.ndarray) -> None:
-    blobs = [vectors.pack(row, digest) for row, digest in zip(rows, DIGESTS, strict=True)]
+    blobs = vectors.pack(list(rows), DIGESTS)
     assert {len(blob) for blob in blobs} == {2 * DIM + 4}
     back, damaged = vectors.unpack(blobs, DIGESTS, DIM)
     assert damaged == []
@@ -32,7 +32,7 @@ def test_round_trip(rows: np.ndarray) -> None:
 
 
 def test_every_flipped_bit_is_found(rows: np.ndarray) -> None:
-    blob = vectors.pack(rows[0], DIGESTS[0])
+    (blob,) = vectors.pack([rows[0]], DIGESTS[:1])
     for bit in range(8 * len(blob)):
         harmed = bytearray(blob)
         harmed[bit // 8] ^= 1 << bit % 8
@@ -40,7 +40,7 @@ def test_every_flipped_bit_is_found(rows: np.ndarray) -> None:
 
 
 def test_harm_is_found_where_it_is(rows: np.ndarray) -> None:
-    blobs = [vectors.pack(row, digest) for row, digest in zip(rows, DIGESTS, strict=True)]
+    blobs = vectors.pack(list(rows), DIGESTS)
     blobs[3] = bytes(len(blobs[3]))
     blobs[7] = blobs[7][:-1]
     blobs[9] = blobs[10]  # a sound vector in another's row
@@ -53,4 +53,4 @@ def test_harm_is_found_where_it_is(rows: np.ndarray) -> None:
 def test_what_is_not_finite_is_never_stored(rows: np.ndarray, bad: float) -> None:
     rows[0, 5] = bad
     with pytest.raises(ValueError, match="not finite"):
-        vectors.pack(rows[0], DIGESTS[0])
+        vectors.pack([rows[0]], DIGESTS[:1])
