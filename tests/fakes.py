@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class FakeEmbedder:
     device = "cpu"
     precision = "fp32"
     classes = CLASSES
+    remarks = ()
 
     def __init__(self, weights: str = "0" * 64, batch_size: int = 8) -> None:
         self.preprocess = Preprocess((SIDE, SIDE), "bilinear", crop_mode="squash")
@@ -37,6 +38,10 @@ class FakeEmbedder:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         order = np.stack([np.argsort([b, abs(b - 128), 255 - b]) for b in brightness])
         return Embedded(vectors, order, np.tile(np.array([[0.6, 0.3, 0.1]], np.float32), (len(batch), 1)))
+
+    def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
+        for batch in batches:
+            yield None if batch is None else self.forward(batch)
 
     def embed(self, images: Sequence[Pixels]) -> Vectors:
         return self.forward(np.stack([fit_array(image, self.preprocess) for image in images])).vectors
