@@ -100,7 +100,8 @@ class TimmEmbedder:
         Raises OutOfMemory when one single picture does not fit the device.
         """
         if not len(batch):
-            return Embedded(np.empty((0, self.id.dim), np.float32), *_unlabelled(0))
+            nothing = np.empty((0, min(TOP_LABELS, len(self.classes))), np.float32)
+            return Embedded(np.empty((0, self.id.dim), np.float32), nothing.astype(np.int64), nothing)
         return _joined(self._in_batches(batch, self._embed_once))
 
     def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
@@ -504,10 +505,6 @@ def _classes(model: Any) -> list[tuple[str, str]]:
     if not names or len(names) != count:
         return [(str(index), str(index)) for index in range(count)]
     return [(str(name), str(descriptions.get(name, name))) for name in names]
-
-
-def _unlabelled(rows: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], Vectors]:
-    return np.empty((rows, 0), np.int64), np.empty((rows, 0), np.float32)
 
 
 def _joined(parts: Sequence[Embedded]) -> Embedded:

@@ -1,8 +1,8 @@
 """Matrix products of a model's linear layers on a CPU, done otherwise than torch would do them.
 
-PackedLinears: AMD processors with AVX-512, where torch leaves half of the machine idle. It gives fp32 products to MKL, which keeps to 256 bits on processors that are not Intel's; oneDNN, which torch has
-too and uses for bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s against 470. `benchmarks/build.py` measures
-the whole model.
+PackedLinears: for AMD processors with AVX-512, where torch leaves half of the machine idle. It gives fp32 products to
+MKL, which keeps to 256 bits on processors that are not Intel's; oneDNN, which torch has too and uses for bf16, does
+not. Measured on two Zen 5 cores: 210 GFLOP/s against 470. `benchmarks/build.py` measures the whole model.
 
 Int8Linears: weights and activations in eight bits, for --precision int8. oneDNN's own operators are used, not torch's
 quantized tensors, which are on their way out.

@@ -124,7 +124,8 @@ class Pipeline:
             return outputs
 
         def replay(pixels: torch.Tensor) -> Outputs:
-            torch.compiler.cudagraph_mark_step_begin()  # the last results may be overwritten: they were copied
+            # the last results may be overwritten: they were copied
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             return compiled(pixels)
 
         self._run = first
