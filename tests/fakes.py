@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Sequence
 import numpy as np
 
 from indexer.embed.embedder import Embedded, Vectors
+from indexer.embed.streams import in_thread
 from indexer.preprocess import Pixels, fit_array
 from indexer.records import Label, ModelId, Preprocess
 
@@ -21,7 +22,7 @@ class FakeEmbedder:
     device = "cpu"
     precision = "fp32"
     classes = CLASSES
-    remarks = ()
+    remarks: Sequence[str] = ()
 
     def __init__(self, weights: str = "0" * 64, batch_size: int = 8) -> None:
         self.preprocess = Preprocess((SIDE, SIDE), "bilinear", crop_mode="squash")
@@ -53,3 +54,10 @@ class FakeEmbedder:
         fitted = np.stack([fit_array(image, self.preprocess) for image in images])
         rows = self.forward(fitted).indices[:, :k].tolist()
         return [tuple(Label(CLASSES[i][1], i, 0.5) for i in row) for row in rows]
+
+
+class AheadEmbedder(FakeEmbedder):
+    """The same with a thread that works ahead, as real embedders do."""
+
+    def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
+        return in_thread(batches, self.forward, 2)
