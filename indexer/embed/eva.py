@@ -227,7 +227,6 @@ class TimmEmbedder:
         features: torch.Tensor = self._model.forward_features(normalised.to(self._dtype))
         return features
 
-    @torch.inference_mode()
     def _outputs(self, pixels: torch.Tensor, k: int = TOP_LABELS) -> Outputs:
         """What makes an Embedded, still on the device; nothing here waits for it."""
         features = self._features(pixels)
@@ -243,6 +242,7 @@ class TimmEmbedder:
         top = logits.softmax(1).topk(min(k, len(self.classes)))
         return vectors, top.indices, top.values
 
+    @torch.inference_mode()
     def _embed_once(self, batch: Pixels, k: int = TOP_LABELS) -> Embedded:
         outputs = self._outputs(torch.from_numpy(batch).to(self._device), k)
         vectors, indices, probabilities = (output.cpu().numpy() for output in outputs)

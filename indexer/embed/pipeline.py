@@ -77,6 +77,7 @@ class Pipeline:
             return _Slot(pixels, torch.zeros_like(pixels, device=device), results, self._backend.Event())
 
         self._slots = itertools.cycle([slot() for _ in range(SLOTS)])
+        self._copying.wait_stream(self._backend.current_stream())  # it has zeroed what is copied to
         self._launched = 0
 
     def start(self, batch: Pixels) -> Finish:
@@ -92,6 +93,7 @@ class Pipeline:
             slot = self._launch(batch)
         return lambda: _finish(slot, len(batch))
 
+    @torch.inference_mode()
     def _launch(self, batch: Pixels) -> _Slot:
         slot = next(self._slots)
         slot.host[: len(batch)].copy_(torch.from_numpy(batch))
