@@ -279,9 +279,6 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-_NO_INT8 = "Use --device cpu; or, for a catalog without int8 vectors, another --precision."
-
-
 def choose_devices(wanted: str) -> list[str]:
     """The devices that embed together: all GPUs for 'cuda', else the one that choose_device() takes."""
     device = choose_device(wanted)
@@ -299,7 +296,10 @@ def choose_precision(wanted: str, device: torch.device, numerics: str = FLOAT) -
         raise InvalidArgument(f"There is no precision '{wanted}'. Use auto, {', '.join(DTYPES)}.")
     if wanted == INT8 or (wanted == "auto" and numerics == INT8):
         if device.type != "cpu" or not can_int8():
-            raise InvalidArgument(f"int8 is for CPUs, with a torch that has oneDNN; not for {device} here. {_NO_INT8}")
+            raise InvalidArgument(
+                f"int8 is for CPUs, with a torch that has oneDNN; not for {device} here. "
+                "Use --device cpu; or, for a catalog without int8 vectors, another --precision."
+            )
         return INT8
     if wanted != "auto":
         return wanted

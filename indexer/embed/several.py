@@ -207,7 +207,7 @@ class _Worker:
                 )
             except OSError as error:
                 raise ModelError(
-                    f"No process could be started for {device} ({error.strerror}). Use one device: --device cuda:0."
+                    f"No process could be started for {device} ({error.strerror}). Use one device: --device cuda:N."
                 ) from error
         finally:
             os.close(file)
@@ -284,7 +284,7 @@ class _Worker:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         raise ModelError(
             f"The process that embeds on {self.device} {how}. What was committed stays: run the same command again, "
-            "with a smaller --batch-size if memory is short, or with one device (--device cuda:0)."
+            "with a smaller --batch-size if memory is short, or with one device (--device cuda:N)."
         )
 
 
@@ -315,7 +315,7 @@ def serve() -> None:
         _answer(requests, answers)
     except Exception as error:
         ours = isinstance(error, IndexerError)
-        text = str(error) if ours else f"{type(error).__name__}: {error}. Try again with one device: --device cuda:0."
+        text = str(error) if ours else f"{type(error).__name__}: {error}. Try again with one device: --device cuda:N."
         _send(answers, {"error": text, "memory": isinstance(error, OutOfMemory)})
 
 
