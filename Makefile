@@ -42,6 +42,7 @@ lint: $(READY)  ## check style and types
 
 bench: $(READY)  ## measure speed on this machine
 	$(BIN)/python -m benchmarks.build
+	$(BIN)/python -m benchmarks.throughput --precisions fp32,int8
 	$(BIN)/python -m benchmarks.supervision
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.store

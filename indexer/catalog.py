@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ from .embed.zoo import DEFAULT_MODEL
 from .errors import CatalogError, CatalogNotFound, PictureError, WrongModel
 from .pictures.decode import MAX_PIXELS
 from .records import (
+    FLOAT,
     Applied,
     ApplyAction,
     BuildReport,
@@ -23,13 +25,14 @@ from .records import (
     ExportReport,
     ImageRecord,
     Match,
+    ModelId,
     Progress,
     QueryResult,
     Skipped,
     Tier,
     VerifyReport,
 )
-from .store.store import Store
+from .store.store import Store, StoredModel
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,7 +43,8 @@ if TYPE_CHECKING:
     from .verbs.build import BuildOptions
     from .verbs.nearest import Graph, Neighbours
 
-Loader = Callable[[str], Embedder]
+Loader = Callable[..., Embedder]
+"""From what `model` names to an embedder; given numerics= as well where a catalog's are not FLOAT."""
 
 
 class Catalog:
@@ -151,7 +155,8 @@ class Catalog:
         from .verbs.build import build
 
         stored = self._store.model()
-        if stored and self._model and self._model != stored.source and not options.dry_run:
+        another = self._model and stored and self._model != stored.source
+        if stored and (another or switch_model) and not options.dry_run:
             self._load_for_build(switch_model)  # before anything is compared: it may be refused
         load = lambda: self._load_for_build(switch_model)  # noqa: E731
         return build(self._store, self.folder, paths, load, options, progress)
@@ -408,29 +413,40 @@ class Catalog:
         stored = self._store.model()
         embedder = self._loaded()
         if stored and embedder.id != stored.id:
-            raise WrongModel(_wrong_model(stored.id.key, embedder.id.key, stored.source, "query"))
+            raise WrongModel(_wrong_model(stored, embedder.id, "query"))
         return embedder
 
     def _load_for_build(self, switch: bool) -> Embedder:
         stored = self._store.model()
         embedder = self._loaded()
         if stored and embedder.id != stored.id and not switch:
-            raise WrongModel(_wrong_model(stored.id.key, embedder.id.key, stored.source, "build"))
+            raise WrongModel(_wrong_model(stored, embedder.id, "build"))
         self._store.use_model(embedder.id, embedder.source, embedder.classes)
         return embedder
 
     def _loaded(self) -> Embedder:
         if self._embedder is None:
             stored = self._store.model()
-            self._embedder = self._loader(self._model or (stored.source if stored else DEFAULT_MODEL))
+            source = self._model or (stored.source if stored else DEFAULT_MODEL)
+            if stored is None or stored.id.numerics == FLOAT:
+                self._embedder = self._loader(source)
+            else:
+                self._embedder = self._loader(source, numerics=stored.id.numerics)
         return self._embedder
 
 
-def _wrong_model(have: str, asked: str, source: str, verb: str) -> str:
+def _wrong_model(stored: StoredModel, asked: ModelId, verb: str) -> str:
+    have = stored.id
     hint = "to embed everything with the other one, add --switch-model" if verb == "build" else "leave --model out"
+    if replace(asked, numerics=have.numerics) == have:
+        return (
+            f"The catalog's vectors are {have.numerics}, and {asked.numerics} ones were asked for; they cannot be "
+            f"compared. Leave --precision out; or use another --catalog"
+            f"{'; or ' + hint if verb == 'build' else ''}."
+        )
     return (
-        f"The catalog's vectors are of {have}, and {asked} was asked for; they cannot be compared. "
-        f"Use --model {source}; or another --catalog; or {hint}."
+        f"The catalog's vectors are of {have.key}, and {asked.key} was asked for; they cannot be compared. "
+        f"Use --model {stored.source}; or another --catalog; or {hint}."
     )
 
 

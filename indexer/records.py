@@ -91,12 +91,17 @@ class Preprocess:
         return cls(**{**values, **lists})
 
 
+FLOAT = "float"
+"""ModelId.numerics of fp32, bf16 and fp16."""
+INT8 = "int8"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelId:
     """What decides a vector: two vectors may be compared only if this is the same.
 
     name: architecture and tag. weights: SHA-256 of the weight file, hex.
-    numerics: 'float' for fp32, bf16 and fp16, whose vectors mix; another word for what does not mix.
+    numerics: 'float' for fp32, bf16 and fp16, whose vectors mix; 'int8', which does not mix with them.
     """
 
     name: str
@@ -104,7 +109,7 @@ class ModelId:
     preprocess: Preprocess
     dim: int
     pooling: str = "pre_logits"
-    numerics: str = "float"
+    numerics: str = FLOAT
 
     @property
     def key(self) -> str:
@@ -362,6 +367,8 @@ class BuildReport:
     embedding_seconds: float = 0.0
     dry_run: bool = False
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What the embedder has decided by itself: that it has compiled, that memory ran out."""
 
     @property
     def images_per_second(self) -> float:

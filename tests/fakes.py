@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 
 from indexer.embed.embedder import Embedded, Vectors
+from indexer.embed.streams import in_thread
 from indexer.preprocess import Pixels, fit_array
 from indexer.records import Label, ModelId, Preprocess
 
@@ -21,6 +22,7 @@ class FakeEmbedder:
     device = "cpu"
     precision = "fp32"
     classes = CLASSES
+    remarks: Sequence[str] = ()
 
     def __init__(self, weights: str = "0" * 64, batch_size: int = 8) -> None:
         self.preprocess = Preprocess((SIDE, SIDE), "bilinear", crop_mode="squash")
@@ -38,6 +40,10 @@ class FakeEmbedder:
         order = np.stack([np.argsort([b, abs(b - 128), 255 - b]) for b in brightness])
         return Embedded(vectors, order, np.tile(np.array([[0.6, 0.3, 0.1]], np.float32), (len(batch), 1)))
 
+    def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
+        for batch in batches:
+            yield None if batch is None else self.forward(batch)
+
     def embed(self, images: Sequence[Pixels]) -> Vectors:
         return self.forward(np.stack([fit_array(image, self.preprocess) for image in images])).vectors
 
@@ -48,3 +54,10 @@ class FakeEmbedder:
         fitted = np.stack([fit_array(image, self.preprocess) for image in images])
         rows = self.forward(fitted).indices[:, :k].tolist()
         return [tuple(Label(CLASSES[i][1], i, 0.5) for i in row) for row in rows]
+
+
+class AheadEmbedder(FakeEmbedder):
+    """The same with a thread that works ahead, as real embedders do."""
+
+    def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
+        return in_thread(batches, self.forward, 2)

@@ -49,13 +49,17 @@ def model_options(command: F) -> F:
         click.option("--batch-size", type=click.IntRange(1), help="Pictures a forward pass. Default: by device."),
         click.option(
             "--precision",
-            type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+            type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
             default="auto",
             show_default=True,
-            help="auto: what the device does well.",
+            help="auto: what the device does well. int8: CPUs only; its vectors do not mix with the others'.",
         ),
         click.option(
-            "--device", default="auto", show_default=True, metavar="D", help="auto, cpu, cuda, cuda:N or mps."
+            "--device",
+            default="auto",
+            show_default=True,
+            metavar="D",
+            help="auto, cpu, cuda (every GPU, where there are several), cuda:N (one) or mps.",
         ),
     ):
         command = option(command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..preprocess import Pixels
-from ..records import Label, ModelId, Preprocess
+from ..records import FLOAT, INT8, Label, ModelId, Preprocess
 from .zoo import DEFAULT_MODEL
 
 Vectors = npt.NDArray[np.float32]
@@ -49,11 +49,15 @@ class Embedder(Protocol):
 
     @property
     def precision(self) -> str:
-        """How it computes: 'fp32', 'bf16', 'fp16'."""
+        """How it computes: 'fp32', 'bf16', 'fp16', 'int8'."""
 
     @property
     def batch_size(self) -> int:
         """Pictures a forward pass."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What it has decided by itself and a person may want to know: that it has compiled, that memory ran out."""
 
     @property
     def classes(self) -> Sequence[tuple[str, str]]:
@@ -69,6 +73,14 @@ class Embedder(Protocol):
         batch: uint8 RGB, (N, H, W, 3) of the model's input size.
         """
 
+    def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
+        """forward() of one batch after the other, in order, the next ones under way meanwhile.
+
+        batches: as for forward(), of at most batch_size pictures; drawn in the caller's thread, a few ahead of what is
+        given back. None is no batch, and comes back as None in its place. total: how many pictures are to come, at
+        most; it decides what preparations pay.
+        """
+
     def embed(self, images: Sequence[Pixels]) -> Vectors:
         """Pooled pre-logits of pictures of any size."""
 
@@ -80,14 +92,26 @@ class Embedder(Protocol):
 
 
 def load_embedder(
-    model: str = DEFAULT_MODEL, *, device: str = "auto", precision: str = "auto", batch_size: int | None = None
+    model: str = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    numerics: str = FLOAT,
 ) -> Embedder:
     """A timm backbone, ready to embed.
 
     model: a timm name, 'hf-hub:OWNER/NAME', or a folder with config.json and model.safetensors.
-    device: 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'. precision: 'auto', 'fp32', 'bf16' or 'fp16'.
+    device: 'auto', 'cpu', 'cuda' (all GPUs of the machine, a process each), 'cuda:N' (one of them) or 'mps'.
+    precision: 'auto', 'fp32', 'bf16', 'fp16', or 'int8' on a CPU. numerics: of the vectors that the new ones are to be
+    compared with (ModelId.numerics); it says what 'auto' is.
     Raises ModelError with the ways out, InvalidArgument for an unknown device or precision.
     """
-    from .eva import TimmEmbedder
+    from .eva import TimmEmbedder, choose_devices
+    from .several import SeveralDevices
 
-    return TimmEmbedder.load(model, device=device, precision=precision, batch_size=batch_size)
+    if device == "auto" and INT8 in (precision, numerics if precision == "auto" else ""):
+        device = "cpu"  # the only kind that has it
+    devices = choose_devices(device)
+    first = TimmEmbedder.load(model, device=devices[0], precision=precision, batch_size=batch_size, numerics=numerics)
+    return SeveralDevices(first, devices) if len(devices) > 1 else first

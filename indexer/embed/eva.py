@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,11 +19,14 @@ from safetensors.torch import load_file
 
 from ..errors import InvalidArgument, ModelError, OutOfMemory
 from ..preprocess import RESAMPLING, Pixels, fit_array
-from ..records import Label, ModelId, Preprocess
+from ..records import FLOAT, INT8, Label, ModelId, Preprocess
 from .embedder import TOP_LABELS, Embedded, Vectors
-from .linears import PackedLinears, worth_packing
+from .linears import Int8Linears, PackedLinears, can_int8, worth_packing
+from .pipeline import SLOTS, Outputs, Pipeline, saved_by_compiling
+from .streams import Finish, in_order, in_thread
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# int8 is for the products alone; what lies between them stays in fp32
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, INT8: torch.float32}
 # on a CPU a batch gains little, and what a layer gives should stay in the caches
 BATCH_SIZES = {"cuda": 256, "mps": 32, "cpu": 4}
 SAFE_WEIGHTS = "model.safetensors"
@@ -31,6 +34,8 @@ SAFE_WEIGHTS = "model.safetensors"
 OTHER_WEIGHTS = ("pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
 _KNOCK_SECONDS = 10
+# batches under way on a device that computes in this process: one is computed, one waits
+_AHEAD = 2
 
 T = TypeVar("T")
 
@@ -47,27 +52,35 @@ class TimmEmbedder:
         self.precision = precision
         self.batch_size = batch_size
         self.classes = _classes(model)
+        self.remarks: list[str] = []
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # streams and events belong to the current one
         self._device = device
         self._dtype = DTYPES[precision]
         self._model: Any = model.to(device=device, dtype=self._dtype)
-        packing = device.type == "cpu" and precision == "fp32" and worth_packing()
-        self._kernels: AbstractContextManager[Any] = PackedLinears() if packing else nullcontext()
+        self._kernels = _kernels(device, precision)
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(self.preprocess.mean, device=device).mul(255).reshape(shape)
         self._std = torch.tensor(self.preprocess.std, device=device).mul(255).reshape(shape)
 
     @classmethod
     def load(
-        cls, source: str, *, device: str = "auto", precision: str = "auto", batch_size: int | None = None
+        cls,
+        source: str,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+        numerics: str = FLOAT,
     ) -> TimmEmbedder:
-        """See load_embedder()."""
+        """See load_embedder(); on one device."""
         where = choose_device(device)
-        how = choose_precision(precision, where)
+        how = choose_precision(precision, where, numerics)
         if batch_size is not None and batch_size < 1:
             raise InvalidArgument(f"A batch of {batch_size} pictures is none. Give --batch-size 1 or more.")
         spec = _spec(source)
         model, weights = _load(spec, source)
-        id = _model_id(model, spec, weights)
+        id = _model_id(model, spec, weights, INT8 if how == INT8 else FLOAT)
         return cls(model, id, source, where, how, batch_size or BATCH_SIZES[where.type])
 
     @property
@@ -87,8 +100,56 @@ class TimmEmbedder:
         Raises OutOfMemory when one single picture does not fit the device.
         """
         if not len(batch):
-            return Embedded(np.empty((0, self.id.dim), np.float32), *_unlabelled(0))
+            nothing = np.empty((0, min(TOP_LABELS, len(self.classes))), np.float32)
+            return Embedded(np.empty((0, self.id.dim), np.float32), nothing.astype(np.int64), nothing)
         return _joined(self._in_batches(batch, self._embed_once))
+
+    def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
+        """forward() of one batch after the other; see Embedder.stream().
+
+        On CUDA pictures and results are copied while the device computes, batches have one shape, and the model is
+        compiled where the pictures to come are many enough.
+        """
+        if self._device.type != "cuda":
+            return in_thread(batches, self.forward, _AHEAD)
+        return self._piped(batches, total or 0)
+
+    def _piped(self, batches: Iterable[Pixels | None], total: int) -> Generator[Embedded | None]:
+        pipeline, started = self._pipeline(), 0
+
+        def start(batch: Pixels) -> Finish:
+            nonlocal pipeline, started
+            if pipeline.rows > self.batch_size:  # memory ran out since
+                pipeline = self._pipeline()
+            started += len(batch)
+            timed = pipeline.seconds is not None
+            try:
+                if not len(batch) or len(batch) > pipeline.rows:
+                    finished = self.forward(batch)
+                    return lambda: finished
+                finish = pipeline.start(batch)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                halved = self.forward(batch)
+                return lambda: halved
+            if pipeline.seconds is not None and not timed:
+                self._consider_compiling(pipeline, total - started)
+            return finish
+
+        return in_order(batches, start, SLOTS)
+
+    def _pipeline(self) -> Pipeline:
+        width = self.id.dim, min(TOP_LABELS, len(self.classes))
+        return Pipeline(self._outputs, self._device, self.preprocess.size, self.batch_size, width)
+
+    def _consider_compiling(self, pipeline: Pipeline, to_come: int) -> None:
+        saved = saved_by_compiling(to_come, pipeline.seconds or 0.0)
+        if saved > 0:
+            self.remarks.append(
+                f"The model was compiled: for {to_come:,} pictures that should save {saved:,.0f} s on the whole."
+            )
+            pipeline.compile(lambda: self.remarks.append("It could not be compiled, and went on as it was."))
 
     def embed(self, images: Sequence[Pixels]) -> Vectors:
         """Pooled pre-logits of a batch.
@@ -153,35 +214,43 @@ class TimmEmbedder:
                         "Use --device cpu or a smaller model (indexer models)."
                     ) from None
                 self.batch_size = len(part) // 2
+                self.remarks.append(f"Memory ran out on {self.device}: batches are of {self.batch_size} now.")
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
             else:
                 start += len(part)
         return results
 
-    def _features(self, batch: Pixels) -> torch.Tensor:
-        pixels = torch.from_numpy(batch).to(self._device)
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Unpooled features of uint8 pixels on the device, (N, H, W, 3)."""
         normalised = pixels.permute(0, 3, 1, 2).float().sub_(self._mean).div_(self._std)  # (N, 3, H, W)
         features: torch.Tensor = self._model.forward_features(normalised.to(self._dtype))
         return features
 
-    @torch.inference_mode()
-    def _embed_once(self, batch: Pixels, k: int = TOP_LABELS) -> Embedded:
-        features = self._features(batch)
+    def _outputs(self, pixels: torch.Tensor, k: int = TOP_LABELS) -> Outputs:
+        """What makes an Embedded, still on the device; nothing here waits for it."""
+        features = self._features(pixels)
         pooled = self._model.forward_head(features, pre_logits=True).float()  # (N, dim)
         vectors = torch.nn.functional.normalize(pooled)
         # a zero vector has no direction, and NaN or Inf would spread through every index it enters
         sound = torch.isfinite(pooled).all(1) & (vectors.square().sum(1) > 0.5)
-        vectors[~sound] = torch.nan
+        vectors = torch.where(sound[:, None], vectors, torch.nan)
         if not self.classes:
-            return Embedded(vectors.cpu().numpy(), *_unlabelled(len(batch)))
+            empty = vectors[:, :0]
+            return vectors, empty.long(), empty
         logits = self._model.forward_head(features).float()
         top = logits.softmax(1).topk(min(k, len(self.classes)))
-        return Embedded(vectors.cpu().numpy(), top.indices.cpu().numpy(), top.values.cpu().numpy())
+        return vectors, top.indices, top.values
+
+    @torch.inference_mode()
+    def _embed_once(self, batch: Pixels, k: int = TOP_LABELS) -> Embedded:
+        outputs = self._outputs(torch.from_numpy(batch).to(self._device), k)
+        vectors, indices, probabilities = (output.cpu().numpy() for output in outputs)
+        return Embedded(vectors, indices, probabilities)
 
     @torch.inference_mode()
     def _tokens_once(self, batch: Pixels) -> Vectors:
-        features = self._features(batch)
+        features = self._features(torch.from_numpy(batch).to(self._device))
         if features.ndim == 4:  # (N, C, H, W), or (N, H, W, C) where the channels come last
             channels_last = features.shape[-1] == self._model.num_features != features.shape[1]
             features = features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
@@ -210,21 +279,44 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """'fp32', 'bf16' or 'fp16'; 'auto' is what the device does well.
+def choose_devices(wanted: str) -> list[str]:
+    """The devices that embed together: all GPUs for 'cuda', else the one that choose_device() takes."""
+    device = choose_device(wanted)
+    if wanted == "cuda":
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [str(device)]
+
+
+def choose_precision(wanted: str, device: torch.device, numerics: str = FLOAT) -> str:
+    """'fp32', 'bf16', 'fp16' or 'int8'; 'auto' is what the device does well and gives vectors of such numerics.
 
     bf16 on a CPU without matrix units is several times slower than fp32, so it is chosen with AMX only.
     """
-    if wanted in DTYPES:
-        return wanted
-    if wanted != "auto":
+    if wanted not in (*DTYPES, "auto"):
         raise InvalidArgument(f"There is no precision '{wanted}'. Use auto, {', '.join(DTYPES)}.")
+    if wanted == INT8 or (wanted == "auto" and numerics == INT8):
+        if device.type != "cpu" or not can_int8():
+            raise InvalidArgument(
+                f"int8 is for CPUs, with a torch that has oneDNN; not for {device} here. "
+                "Use --device cpu; or, for a catalog without int8 vectors, another --precision."
+            )
+        return INT8
+    if wanted != "auto":
+        return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 cannot tell
     if device.type == "cpu" and capabilities.get("amx_bf16"):
         return "bf16"
     return "fp32"
+
+
+def _kernels(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Within what the model runs."""
+    if precision == INT8:
+        return Int8Linears()
+    packing = device.type == "cpu" and precision == "fp32" and worth_packing()
+    return PackedLinears() if packing else nullcontext()
 
 
 def _spec(source: str) -> str:
@@ -379,7 +471,7 @@ def _quiet(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _model_id(model: torch.nn.Module, spec: str, weights: str) -> ModelId:
+def _model_id(model: torch.nn.Module, spec: str, weights: str, numerics: str) -> ModelId:
     pretrained: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     config = timm.data.resolve_model_data_config(model)
     if config["input_size"][0] != 3:
@@ -394,7 +486,7 @@ def _model_id(model: torch.nn.Module, spec: str, weights: str) -> ModelId:
     )
     architecture, tag = pretrained.get("architecture") or spec, pretrained.get("tag")
     name = f"{architecture}.{tag}" if tag else architecture
-    return ModelId(name, weights, preprocess, dim=_dim(model))
+    return ModelId(name, weights, preprocess, dim=_dim(model), numerics=numerics)
 
 
 def _dim(model: Any) -> int:
@@ -413,10 +505,6 @@ def _classes(model: Any) -> list[tuple[str, str]]:
     if not names or len(names) != count:
         return [(str(index), str(index)) for index in range(count)]
     return [(str(name), str(descriptions.get(name, name))) for name in names]
-
-
-def _unlabelled(rows: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], Vectors]:
-    return np.empty((rows, 0), np.int64), np.empty((rows, 0), np.float32)
 
 
 def _joined(parts: Sequence[Embedded]) -> Embedded:

@@ -1,13 +1,17 @@
-"""Matrix products on AMD CPUs with AVX-512, where torch leaves half of the machine idle.
+"""Matrix products of a model's linear layers on a CPU, done otherwise than torch would do them.
 
-torch gives fp32 products to MKL, which keeps to 256 bits on processors that are not Intel's; oneDNN, which torch has
-too and uses for bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s against 470. `benchmarks/build.py` measures
-the whole model.
+PackedLinears: for AMD processors with AVX-512, where torch leaves half of the machine idle. It gives fp32 products to
+MKL, which keeps to 256 bits on processors that are not Intel's; oneDNN, which torch has too and uses for bf16, does
+not. Measured on two Zen 5 cores: 210 GFLOP/s against 470. `benchmarks/build.py` measures the whole model.
+
+Int8Linears: weights and activations in eight bits, for --precision int8. oneDNN's own operators are used, not torch's
+quantized tensors, which are on their way out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +20,14 @@ from torch.overrides import TorchFunctionMode
 
 # oneDNN lays the weights out for about so many rows; any number of rows gives the right result
 _ROWS = 1024
+# Without VNNI oneDNN adds two products in 16 bits: 2 * 255 * 63 still fits. The same on every machine, so that all of
+# them give the same vectors.
+_LARGEST_WEIGHT, _LARGEST_ACTIVATION = 63, 255
+_TINY = 1e-30  # instead of a step of zero, where all numbers of a row are alike
 
 
-class PackedLinears(TorchFunctionMode):
-    """Within it, every linear layer in fp32 runs on oneDNN, its weights laid out for that once."""
-
-    def __init__(self) -> None:
-        """Nothing is packed before it is used."""
-        super().__init__()
-        self._packed: dict[torch.Tensor, torch.Tensor] = {}  # tensors hash by identity, and this keeps them alive
+class _Linears(TorchFunctionMode):
+    """Within it, every linear layer in fp32 that has rows to work on is computed by _product()."""
 
     def __torch_function__(
         self,
@@ -41,11 +44,83 @@ class PackedLinears(TorchFunctionMode):
     def _linear(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         if not isinstance(weight, torch.nn.Parameter) or input.dtype != torch.float32 or not input.numel():
             return torch.nn.functional.linear(input, weight, bias)
+        return self._product(input, weight, bias)
+
+    def _product(self, input: torch.Tensor, weight: torch.nn.Parameter, bias: torch.Tensor | None) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class PackedLinears(_Linears):
+    """Linear layers in fp32 run on oneDNN, their weights laid out for that once."""
+
+    def __init__(self) -> None:
+        """Nothing is packed before it is used."""
+        super().__init__()
+        self._packed: dict[torch.Tensor, torch.Tensor] = {}  # tensors hash by identity, and this keeps them alive
+
+    def _product(self, input: torch.Tensor, weight: torch.nn.Parameter, bias: torch.Tensor | None) -> torch.Tensor:
         packed = self._packed.get(weight)
         if packed is None:
             packed = self._packed[weight] = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
         return product
+
+
+@dataclass(frozen=True)
+class _Quantised:
+    """A weight (out, in) as packed int8 times `steps`, (out,); `sums`: of each of its rows, as they are quantised."""
+
+    packed: torch.Tensor
+    steps: torch.Tensor
+    zeros: torch.Tensor
+    sums: torch.Tensor
+
+
+class Int8Linears(_Linears):
+    """Linear layers in int8: weights per output channel once, activations per row on the fly.
+
+    A row is quantised by its own range alone, so that a picture's vector does not depend on what else is in its batch;
+    and from its lowest to its highest number, since GELU and its like leave next to nothing below zero.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is quantised before it is used."""
+        super().__init__()
+        self._quantised: dict[torch.Tensor, _Quantised] = {}
+
+    def _product(self, input: torch.Tensor, weight: torch.nn.Parameter, bias: torch.Tensor | None) -> torch.Tensor:
+        known = self._quantised.get(weight)
+        if known is None:
+            known = self._quantised[weight] = _quantise(weight)
+        rows = input.reshape(-1, input.shape[-1])  # (R, in)
+        low, high = rows.aminmax(dim=1, keepdim=True)
+        step = ((high - low) / _LARGEST_ACTIVATION).clamp_min_(_TINY)
+        whole = ((rows - low) / step).round_().to(torch.uint8)
+        product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            whole, 1.0, 0, known.packed, known.steps, known.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        # rows are low + step * whole, and so are their products
+        product.mul_(step).addr_(low[:, 0], known.sums)
+        if bias is not None:
+            product.add_(bias)
+        return product.reshape(*input.shape[:-1], -1)
+
+
+def _quantise(weight: torch.Tensor) -> _Quantised:
+    steps = (weight.abs().amax(1) / _LARGEST_WEIGHT).clamp_min_(_TINY)
+    whole = (weight / steps[:, None]).round_().to(torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(whole, [_ROWS, weight.shape[1]])
+    return _Quantised(packed, steps, torch.zeros(len(steps), dtype=torch.int64), whole.sum(1) * steps)
+
+
+def can_int8() -> bool:
+    """Whether this build of torch has the operators of Int8Linears, and they are right."""
+    weight = torch.nn.Parameter(torch.eye(4), requires_grad=False)
+    try:
+        with torch.inference_mode(), Int8Linears():
+            return torch.allclose(torch.nn.functional.linear(torch.eye(4), weight), weight, atol=0.01)
+    except (AttributeError, RuntimeError):
+        return False
 
 
 def worth_packing(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -40,7 +40,8 @@ def build(report: BuildReport) -> dict[str, Any]:
     found["seconds"] = round(report.seconds, 3)
     found["images_per_second"] = round(report.images_per_second, 2)
     new = [skip(item) for item in report.new_skipped]
-    return {**found, "new_skipped": new, "dry_run": report.dry_run, "warnings": list(report.warnings)}
+    said = {"warnings": list(report.warnings), "remarks": list(report.remarks)}
+    return {**found, "new_skipped": new, "dry_run": report.dry_run, **said}
 
 
 def query(result: QueryResult) -> dict[str, Any]:

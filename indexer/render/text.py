@@ -86,6 +86,7 @@ def build(report: BuildReport) -> Iterator[str]:
         )
     else:
         yield f"  nothing to embed ({report.seconds:.2f} s)"
+    yield from (f"  {printable(remark)}" for remark in report.remarks)
     if report.new_skipped:
         yield f"Skipped {plural(len(report.new_skipped), 'new file')}:"
         yield from (f"  {line}" for line in skips(report.new_skipped[:SHOWN_SKIPS]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from ..pictures.batches import CHUNK, Batch, Picture, batches
 from ..pictures.decode import MAX_PIXELS, abilities
 from ..pictures.scan import UNSETTLED, Refused, find, settled
 from ..pictures.workers import Decoders, Limits
+from ..preprocess import Pixels
 from ..records import BuildReport, FoundFile, Progress, Skipped, Source, Unlisted
 from ..store.store import Entry, Known, Refusal, Store
 from ..store.survey import Survey
@@ -197,7 +201,11 @@ class _Build:
         stream = batches(sources, size=self._batch_size, known=self._with_vector, decoders=decoders.get)
         try:
             for batch in stream:
-                self._take(batch, older, window)
+                if batch.pixels is None:
+                    window.commit_if_due(len(batch))
+                    self._take(batch, None, older, window)
+                else:
+                    self._embed(itertools.chain([batch], stream), older, window)
         finally:
             stream.close()
             if decoders.made is not None:
@@ -222,10 +230,23 @@ class _Build:
         self.fresh.remove(source.full)
         return source._replace(stamp=UNSETTLED)
 
-    def _take(self, batch: Batch, older: dict[bytes, int], window: _Window) -> None:
-        """Embed a batch and put what came of it into the commit window."""
-        window.commit_if_due(len(batch))
-        embedded = self._model().forward(batch.pixels) if batch.pixels is not None else None
+    def _embed(self, batches: Iterable[Batch], older: dict[bytes, int], window: _Window) -> None:
+        """Put batches through the model and into the commit window, as they come out of it."""
+        under_way: deque[Batch] = deque()
+
+        def pixels() -> Iterator[Pixels | None]:
+            for batch in batches:
+                under_way.append(batch)
+                window.commit_if_due(sum(map(len, under_way)))
+                yield batch.pixels
+
+        results = self._model().stream(pixels(), self.total - self.tally.done)
+        with closing(results):
+            for embedded in results:
+                self._take(under_way.popleft(), embedded, older, window)
+
+    def _take(self, batch: Batch, embedded: Embedded | None, older: dict[bytes, int], window: _Window) -> None:
+        """Put what came of a batch into the commit window."""
         usable = [bool(np.isfinite(row).all()) for row in embedded.vectors] if embedded else []
         before = {o.source.full: older.pop(o.source.full) for o in batch.outcomes if o.source.full in older}
         digests = self.store.digests(list(before.values()))
@@ -312,6 +333,7 @@ class _Build:
             embedding_seconds=self.embedding_seconds,
             dry_run=self.options.dry_run,
             warnings=tuple(tally.warnings),
+            remarks=tuple(self.embedder.remarks) if self.embedder else (),
         )
 
 

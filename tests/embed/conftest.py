@@ -57,6 +57,12 @@ def photos() -> list[Pixels]:
 
 
 @pytest.fixture(scope="session")
+def fitted(photos: list[Pixels]) -> Pixels:
+    """The same as eva-tiny takes them, (N, 64, 64, 3)."""
+    return np.stack([np.asarray(Image.fromarray(pixels).resize((64, 64))) for pixels in photos])
+
+
+@pytest.fixture(scope="session")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An EVA-02 of 32 x 32 pixels, with a class token and rotary positions, of 0.2 million random numbers."""
     arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}

@@ -82,7 +82,7 @@ def test_a_precision_can_be_named(precision: str) -> None:
 
 
 def test_an_unknown_precision() -> None:
-    with pytest.raises(InvalidArgument, match=r"There is no precision 'int4'. Use auto, fp32, bf16, fp16."):
+    with pytest.raises(InvalidArgument, match=r"There is no precision 'int4'. Use auto, fp32, bf16, fp16, int8."):
         choose_precision("int4", CPU)
 
 

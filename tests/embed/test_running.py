@@ -40,7 +40,7 @@ def fits(monkeypatch: pytest.MonkeyPatch, embedder: TimmEmbedder) -> Callable[[i
     def limit(most: int, error: Exception) -> list[int]:
         features, tried = embedder._features, list[int]()
 
-        def limited(batch: Pixels) -> torch.Tensor:
+        def limited(batch: torch.Tensor) -> torch.Tensor:
             tried.append(len(batch))
             if len(batch) > most:
                 raise error
@@ -109,7 +109,7 @@ def test_rows_that_are_no_numbers_come_as_nan(
     bad = {1: torch.nan, 4: torch.inf, 7: -torch.inf}
     scale[list(bad)] = torch.tensor(list(bad.values()))
 
-    def poisoned(batch: Pixels) -> torch.Tensor:
+    def poisoned(batch: torch.Tensor) -> torch.Tensor:
         whole = features(batch)
         whole[:, :, 0] *= scale[: len(batch), None]
         return whole

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from indexer import BuildReport, Catalog, InvalidArgument, Progress, UnsafeRemoval, WrongModel
+from indexer.embed.embedder import Embedded
 from indexer.pictures import scan
+from indexer.preprocess import Pixels
+from indexer.render import jsonl, text
+from indexer.store.store import Entry, Store
+from indexer.verbs import build as build_verb
 
 from ..conftest import save_picture
-from ..fakes import FakeEmbedder
+from ..fakes import AheadEmbedder, FakeEmbedder
 
 
 @pytest.fixture(autouse=True)
@@ -287,6 +294,93 @@ def test_work_is_committed_as_it_goes(catalog: Catalog, pictures: Path, reopen: 
         assert 16 <= kept < 46
         report = again.build([pictures])
         assert (report.images, report.embedded, report.unchanged) == (46, 46 - kept, kept)
+
+
+def many(pictures: Path) -> Path:
+    """Forty pictures more, and a copy and something broken among them."""
+    for seed in range(300, 340):
+        save_picture(pictures / f"{seed}.png", seed)
+    shutil.copy(pictures / "305.png", pictures / "33-copy.png")
+    (pictures / "310a.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    return pictures
+
+
+def test_an_embedder_that_works_ahead_ends_with_the_same(tmp_path: Path, pictures: Path) -> None:
+    many(pictures)
+    found = []
+    for kind in (FakeEmbedder, AheadEmbedder):
+        with Catalog.create(tmp_path / kind.__name__, loader=lambda _, kind=kind: kind(batch_size=4)) as catalog:
+            report = catalog.build([pictures], workers=1)
+            assert counts(report) == {"added": 47, "skipped": 1, "embedded": 46}
+            catalog.export(tmp_path / f"{kind.__name__}.npy")
+        found.append(np.load(tmp_path / f"{kind.__name__}.npy"))
+    assert np.array_equal(*found)
+
+
+def test_what_is_under_way_counts_as_work_that_may_be_lost(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most COMMIT_IMAGES are embedded and not committed, however far ahead the embedder works."""
+    monkeypatch.setattr(build_verb, "COMMIT_IMAGES", 12)
+    embedder, committed, most = AheadEmbedder(batch_size=4), [0], [0]
+    commit, forward = Store.commit, AheadEmbedder.forward
+
+    def counted(self: Store, entries: list[Entry], *others: Any) -> None:
+        commit(self, entries, *others)
+        committed[0] += len(entries)
+
+    def weighed(self: AheadEmbedder, batch: Pixels) -> Embedded:
+        embedded = forward(self, batch)
+        most[0] = max(most[0], sum(self.batches) - committed[0])
+        return embedded
+
+    monkeypatch.setattr(Store, "commit", counted)
+    monkeypatch.setattr(AheadEmbedder, "forward", weighed)
+    with Catalog.create(tmp_path / "catalog", loader=lambda _: embedder) as catalog:
+        assert catalog.build([many(pictures)]).embedded == 46
+    assert 4 < most[0] <= 12
+
+
+def test_stopped_while_it_works_ahead_it_keeps_what_was_taken(tmp_path: Path, pictures: Path) -> None:
+    many(pictures)
+
+    def stop(progress: Progress) -> None:
+        if progress.embedded >= 16:
+            raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with Catalog.create(tmp_path / "catalog", loader=lambda _: AheadEmbedder(batch_size=4)) as catalog:
+        with pytest.raises(KeyboardInterrupt):
+            catalog.build([pictures], progress=stop)
+        assert 16 <= len(catalog) < 46
+    assert threading.active_count() <= before
+    embedder = AheadEmbedder()
+    with Catalog.create(tmp_path / "catalog", loader=lambda _: embedder) as catalog:
+        assert catalog.build([pictures]).contents == 46
+    assert sum(embedder.batches) <= 30
+
+
+def test_what_the_embedder_remarks_is_reported(catalog: Catalog, pictures: Path, fake: FakeEmbedder) -> None:
+    fake.remarks = ("Memory ran out on cpu: batches are of 4 now.",)
+    report = catalog.build([pictures])
+    assert report.remarks == fake.remarks
+    assert f"  {fake.remarks[0]}" in list(text.build(report))
+    assert jsonl.build(report)["remarks"] == list(fake.remarks)
+
+
+def test_the_embedder_is_told_how_many_may_come(
+    catalog: Catalog, pictures: Path, fake: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals: list[int | None] = []
+    stream = FakeEmbedder.stream
+
+    def told(self: FakeEmbedder, batches: Any, total: int | None = None) -> Any:
+        totals.append(total)
+        return stream(self, batches, total)
+
+    monkeypatch.setattr(FakeEmbedder, "stream", told)
+    catalog.build([pictures])
+    assert totals == [6]
 
 
 def test_an_unknown_path_is_an_error_and_leaves_everything(catalog: Catalog, pictures: Path) -> None:

@@ -1,0 +1,139 @@
+"""Forward passes that a GPU works on while the next pictures are brought to it and the last results are fetched."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..preprocess import Pixels
+from .embedder import Embedded
+from .streams import Finish
+
+# batches under way: one is computed, one waits on the device, one is copied or stored
+SLOTS = 3
+# which batch is timed; the ones before it warm the device up
+PROBED = 3
+# What torch.compile costs and saves, for the estimate below. Measured for EVA-L on a CPU with AVX-512: 35 s, and 2.3
+# pictures/s for 2.1. On a GPU it has not been measured yet, so the cost is taken with a margin.
+COMPILE_SECONDS = 90.0
+COMPILE_GAIN = 0.08
+
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Vectors (N, dim), and the indices and probabilities of the most probable classes (N, k)."""
+Run = Callable[[torch.Tensor], Outputs]
+
+
+def saved_by_compiling(pictures: int, seconds: float) -> float:
+    """Estimated seconds that compiling would save, less what it costs.
+
+    pictures: that are still to come. seconds: that one takes now.
+    """
+    return pictures * seconds * COMPILE_GAIN - COMPILE_SECONDS
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Memory for one batch on its way: pinned on the host, and on the device."""
+
+    host: torch.Tensor  # uint8, (rows, H, W, 3)
+    pixels: torch.Tensor  # the same on the device
+    results: Outputs  # on the host
+    done: Any
+
+
+class Pipeline:
+    """Forward passes of one fixed shape, queued on a device. A short batch is padded, and the padding dropped."""
+
+    def __init__(
+        self, run: Run, device: torch.device, shape: tuple[int, int], rows: int, width: tuple[int, int]
+    ) -> None:
+        """run: from uint8 pixels (rows, H, W, 3) on the device. shape: (H, W). width: (dim, k) of its results."""
+        self.rows = rows
+        self.seconds: float | None = None
+        """What one picture takes on the device, once that is known."""
+        self._run = run
+        # torch.cpu has the same names, which do nothing: so that all of this runs without a GPU too
+        self._backend: Any = torch.cuda if device.type == "cuda" else torch.cpu
+        self._device = device
+        self._copying = self._backend.Stream()
+        pinned = device.type == "cuda"
+
+        def host(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype, pin_memory=pinned)
+
+        def slot() -> _Slot:
+            pixels = host(rows, *shape, 3, dtype=torch.uint8)
+            dim, k = width
+            results = (
+                host(rows, dim, dtype=torch.float32),
+                host(rows, k, dtype=torch.int64),
+                host(rows, k, dtype=torch.float32),
+            )
+            return _Slot(pixels, torch.zeros_like(pixels, device=device), results, self._backend.Event())
+
+        self._slots = itertools.cycle([slot() for _ in range(SLOTS)])
+        self._copying.wait_stream(self._backend.current_stream())  # it has zeroed what is copied to
+        self._launched = 0
+
+    def start(self, batch: Pixels) -> Finish:
+        """Queue a batch of at most `rows` pictures; no more than SLOTS may be under way."""
+        self._launched += 1
+        if self._launched == PROBED:
+            self._backend.synchronize()
+            started = time.perf_counter()
+            slot = self._launch(batch)
+            slot.done.synchronize()
+            self.seconds = (time.perf_counter() - started) / self.rows
+        else:
+            slot = self._launch(batch)
+        return lambda: _finish(slot, len(batch))
+
+    @torch.inference_mode()
+    def _launch(self, batch: Pixels) -> _Slot:
+        slot = next(self._slots)
+        slot.host[: len(batch)].copy_(torch.from_numpy(batch))
+        with self._backend.stream(self._copying):
+            slot.pixels.copy_(slot.host, non_blocking=True)
+        computing = self._backend.current_stream()
+        computing.wait_stream(self._copying)
+        for result, output in zip(slot.results, self._run(slot.pixels), strict=True):
+            result.copy_(output, non_blocking=True)
+        slot.done.record(computing)
+        return slot
+
+    def compile(self, failed: Callable[[], None]) -> None:
+        """Have torch compile the forward pass, as a CUDA graph: launching it costs next to nothing then.
+
+        It happens with the next batch. failed: called where it does not work, for want of a compiler or of Triton;
+        things stay as they are then.
+        """
+        plain = self._run
+        compiled: Run = torch.compile(plain, dynamic=False, mode="reduce-overhead")
+
+        def first(pixels: torch.Tensor) -> Outputs:
+            try:
+                outputs = replay(pixels)
+            except Exception:  # of the compilers, of which there are several
+                self._run = plain
+                failed()
+                return plain(pixels)
+            self._run = replay
+            return outputs
+
+        def replay(pixels: torch.Tensor) -> Outputs:
+            # the last results may be overwritten: they were copied
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            return compiled(pixels)
+
+        self._run = first
+
+
+def _finish(slot: _Slot, rows: int) -> Embedded:
+    slot.done.synchronize()
+    vectors, indices, probabilities = (result[:rows].numpy().copy() for result in slot.results)
+    return Embedded(vectors, indices, probabilities)
