@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import InvalidArgument
 
@@ -22,8 +26,8 @@ COLUMNS = (
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "writefile", "readfile", "edit", "fts3_tokenizer"})
 
 
-def contents_where(conn: sqlite3.Connection, condition: str) -> set[tuple[int, int]]:
-    """(content_id, image_id) of the images for which an SQL condition over COLUMNS holds.
+def images_where(conn: sqlite3.Connection, condition: str) -> npt.NDArray[np.int64]:
+    """Content id and image id, (M, 2), of the images for which an SQL condition over COLUMNS holds.
 
     Raises InvalidArgument for anything that is not one condition, or that SQLite cannot read.
     """
@@ -32,7 +36,7 @@ def contents_where(conn: sqlite3.Connection, condition: str) -> set[tuple[int, i
     conn.set_authorizer(_only_pictures)
     try:
         sql = f"SELECT content_id, image_id FROM pictures WHERE (\n{condition}\n)"
-        return set(conn.execute(sql))
+        return np.fromiter(chain.from_iterable(conn.execute(sql)), np.int64).reshape(-1, 2)
     except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
         raise InvalidArgument(_refusal(condition, str(error))) from None
     finally:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -34,6 +34,7 @@ SEAL_SECONDS = 5.0
 LOG_PAGES = 16384
 _SQL_VARIABLES = 900  # SQLite allowed 999 in one statement for a long time
 
+Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
 
@@ -79,6 +80,14 @@ class Refusal:
     source: Source
     reason: str | None
     tried_with: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """What a filter lets through: ids of contents and of images, both ascending, each once."""
+
+    contents: Ids
+    images: Ids
 
 
 class Store:
@@ -486,13 +495,15 @@ class Store:
         found = list(self._vectors_where("vectors.content_id IN ({}) AND vectors.model_id = ?", contents, model))
         return _joined(found, model.id.dim)
 
-    def vector_ids_of(self, contents: set[int], model: StoredModel) -> npt.NDArray[np.int64]:
+    def vector_ids_of(self, contents: Ids, model: StoredModel) -> Ids:
         """Ids of the vectors of some contents, of thousands or millions."""
         if len(contents) <= CHUNK:
             sql = "SELECT id FROM vectors WHERE content_id IN ({}) AND model_id = " + str(int(model.row))
-            return np.fromiter((row[0] for row in self._rows_in(sql, list(contents))), np.int64)
-        rows = self._rows("SELECT id, content_id FROM vectors WHERE model_id = ?", [model.row])
-        return np.fromiter((id for id, content in rows if content in contents), np.int64)
+            return np.fromiter((row[0] for row in self._rows_in(sql, contents.tolist())), np.int64)
+        with translated(self.path):  # not _rows(): millions of rows go this way
+            rows = self._conn.execute("SELECT id, content_id FROM vectors WHERE model_id = ?", [model.row])
+            pairs = np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, 2)
+        return pairs[:, 0][np.isin(pairs[:, 1], contents)]
 
     def vectors(self, model: StoredModel, after: int = 0) -> Iterator[tuple[npt.NDArray[np.int64], list[int], Vectors]]:
         """Every vector of the model with an id above `after`, in blocks ordered by id: ids, contents, (N, dim)."""
@@ -502,7 +513,7 @@ class Store:
                 "JOIN contents ON contents.id = content_id WHERE vectors.id > ? AND model_id = ? "
                 "ORDER BY vectors.id LIMIT ?"
             )
-            rows = list(self._rows(sql, [after, model.row, CHUNK]))
+            rows = self._all(sql, [after, model.row, CHUNK])
             if not rows:
                 return
             yield self._unpacked(rows, model)
@@ -546,7 +557,7 @@ class Store:
         )
         for start in range(0, len(values), _SQL_VARIABLES):
             part = [int(value) for value in values[start : start + _SQL_VARIABLES]]
-            rows = list(self._rows(sql.format(",".join("?" * len(part))), [*part, model.row]))
+            rows = self._all(sql.format(",".join("?" * len(part))), [*part, model.row])
             if rows:
                 yield self._unpacked(rows, model)
 
@@ -565,16 +576,16 @@ class Store:
         """How many vectors of the model have an id above `last`."""
         return int(self._one("SELECT count(*) FROM vectors WHERE model_id = ? AND id > ?", [model.row, last]))
 
-    def images_where(self, condition: str | None, label: str | None) -> set[tuple[int, int]] | None:
-        """(content_id, image_id) of the images that a filter lets through, None without a filter.
+    def images_where(self, condition: str | None, label: str | None) -> Passing | None:
+        """What a filter lets through, None without a filter.
 
         Raises InvalidArgument for a condition that is none, or a label that the model does not know.
         """
-        found = filters.contents_where(self._conn, condition) if condition is not None else None
+        pairs = filters.images_where(self._conn, condition) if condition is not None else None
         if label is not None:
-            labelled = set(self._images_labelled(label))
-            found = labelled if found is None else found & labelled
-        return found
+            labelled = np.array(list(self._images_labelled(label)), np.int64).reshape(-1, 2)
+            pairs = labelled if pairs is None else pairs[np.isin(pairs[:, 1], labelled[:, 1])]
+        return None if pairs is None else Passing(np.unique(pairs[:, 0]), np.unique(pairs[:, 1]))
 
     def _images_labelled(self, label: str) -> Iterable[tuple[int, int]]:
         model = self.model()
@@ -820,7 +831,7 @@ class Store:
 
     def _stored_labels(self, content: int, model: int) -> list[tuple[int, float]]:
         sql = "SELECT class, probability FROM labels WHERE content_id = ? AND model_id = ? ORDER BY rank"
-        return list(self._rows(sql, [content, model]))
+        return self._all(sql, [content, model])
 
     def remove_without_vector(self) -> list[bytes]:
         """Forget the images that the current model has no vector for; returns their absolute paths."""
@@ -868,6 +879,10 @@ class Store:
         with translated(self.path):
             yield from self._conn.execute(sql, values)
 
+    def _all(self, sql: str, values: Any = ()) -> list[Any]:
+        with translated(self.path):
+            return self._conn.execute(sql, values).fetchall()
+
     def _row(self, sql: str, values: Any = ()) -> Any:
         with translated(self.path):
             return self._conn.execute(sql, values).fetchone()
@@ -879,7 +894,7 @@ class Store:
         """Rows of a statement with an IN ({}) of any length."""
         for start in range(0, len(values), _SQL_VARIABLES):
             part = values[start : start + _SQL_VARIABLES]
-            yield from list(self._rows(sql.format(",".join("?" * len(part))), [*first, *part]))
+            yield from self._all(sql.format(",".join("?" * len(part))), [*first, *part])
 
 
 _LIVES_ON = "EXISTS (SELECT 1 FROM images AS other WHERE other.content_id = images.content_id AND other.generation > ?)"

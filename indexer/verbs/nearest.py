@@ -185,10 +185,10 @@ class Nearest:
         """The measured recall@10 of what nominates; None where every search is exact."""
         return None if self.index is None or self.index.stamp.kind == FLAT else self.index.stamp.recall
 
-    def search(self, queries: Vectors, k: int, contents: set[int] | None = None) -> Neighbours:
+    def search(self, queries: Vectors, k: int, contents: Ids | None = None) -> Neighbours:
         """The k contents nearest to each unit vector, (N, dim).
 
-        contents: the only ones that may come. Fewer than k come only where there are fewer.
+        contents: the only ones that may come, ascending. Fewer than k come only where there are fewer.
         """
         step = max(1, min(QUERIES, NUMBERS // ((k + SPARE) * self.model.id.dim)))
         parts = [self._search(queries[i : i + step], k, contents) for i in range(0, len(queries), step)]
@@ -196,19 +196,19 @@ class Nearest:
             return Neighbours(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
         return Neighbours(np.concatenate([p.ids for p in parts]), np.concatenate([p.scores for p in parts]))
 
-    def _search(self, queries: Vectors, k: int, contents: set[int] | None) -> Neighbours:
+    def _search(self, queries: Vectors, k: int, contents: Ids | None) -> Neighbours:
         if contents is not None and len(contents) <= FEW:
-            _, candidates, rows = self.store.vectors_of(sorted(contents), self.model)
+            _, candidates, rows = self.store.vectors_of(contents.tolist(), self.model)
             return _best(candidates, rows, queries, k)
         best = self._covered_ones(queries, k, contents)
         for _, candidates, rows in self.store.vectors(self.model, after=self._covered):
             if contents is not None:
-                kept = [i for i, content in enumerate(candidates) if content in contents]
+                kept = np.flatnonzero(np.isin(candidates, contents)).tolist()
                 candidates, rows = [candidates[i] for i in kept], rows[kept]
             best = _merged(best, _best(candidates, rows, queries, k), k)
         return best
 
-    def _covered_ones(self, queries: Vectors, k: int, contents: set[int] | None) -> Neighbours:
+    def _covered_ones(self, queries: Vectors, k: int, contents: Ids | None) -> Neighbours:
         """The nearest of what the index covers. It may still name what is gone, and is then asked for more."""
         if self.index is None:
             return _best([], np.empty((0, queries.shape[1]), np.float32), queries, k)

@@ -56,11 +56,11 @@ def query(
     started = time.monotonic()
     with store.snapshot():
         model = _model(store)
-        allowed = store.images_where(options.where, options.label)
+        passing = store.images_where(options.where, options.label)
         vectors, skipped = _vectors(store, model, pictures, embedder, options.max_pixels)
         search = Nearest(store, folder, model)
-        contents = None if allowed is None else {content for content, _ in allowed}
-        images = None if allowed is None else {image for _, image in allowed}
+        contents = None if passing is None else passing.contents
+        images = None if passing is None else frozenset(passing.images.tolist())
         usable = [(picture, row) for picture, row in zip(pictures, vectors, strict=True) if row is not None]
         rows = np.array([row for _, row in usable], np.float32).reshape(len(usable), model.id.dim)
         best = search.search(rows, options.k + (not options.include_self), contents)
@@ -82,8 +82,8 @@ def nearest(
         model = _model(store)
         if vectors.ndim != 2 or vectors.shape[1] != model.id.dim:
             raise InvalidArgument(f"Vectors of shape {vectors.shape} were given; this takes (N, {model.id.dim}).")
-        allowed = store.images_where(where, label)
-        contents = None if allowed is None else {content for content, _ in allowed}
+        passing = store.images_where(where, label)
+        contents = None if passing is None else passing.contents
         return Nearest(store, folder, model).search(_unit(vectors), k, contents)
 
 
@@ -102,7 +102,7 @@ def _model(store: Store) -> StoredModel:
 
 
 def _matches(
-    store: Store, picture: Any, best: dict[int, float], options: QueryOptions, images: set[int] | None
+    store: Store, picture: Any, best: dict[int, float], options: QueryOptions, images: frozenset[int] | None
 ) -> tuple[Match, ...]:
     """Contents become images here: every content has at least one, so k contents are enough for k images."""
     itself = None if options.include_self else _image_of(store, picture)

@@ -103,7 +103,8 @@ def search(store: Store, queries: np.ndarray, k: int, contents: set[int] | None 
     model = store.model()
     assert model
     with store.snapshot():
-        return nearest.Nearest(store, store.path.parent, model).search(queries, k, contents)
+        allowed = None if contents is None else np.array(sorted(contents), np.int64)
+        return nearest.Nearest(store, store.path.parent, model).search(queries, k, allowed)
 
 
 def assert_near_exact(
