@@ -23,8 +23,6 @@ Pixels = npt.NDArray[np.uint8]
 
 # Pillow's numbers (PIL.Image.Resampling), by the names that timm's configs use
 RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-# those that hardly change with where exactly they are cut: Pillow rounds that to float32
-_SMOOTH = frozenset({"bilinear", "bicubic"})
 # beyond this ratio of the sides only the middle of a picture is resized: the rest would be cropped away anyway,
 # and 65,000 x 1 pixels resized to a short side of 196 would need 7 GB
 LONGEST_ASPECT = 32
@@ -38,8 +36,8 @@ def fit(picture: Image, spec: Preprocess) -> Pixels:
     picture = _bounded(picture, spec)
     scale = tuple(math.floor(side / spec.crop_pct) for side in spec.size)
     fill = tuple(round(255 * value) for value in spec.mean) if spec.crop_mode == "border" else (0, 0, 0)
-    pixels = _resize(picture, _resized(picture.size, (scale[0], scale[1]), spec), spec)
-    return _center_crop(pixels, spec.size, fill)
+    resized = picture.resize(_resized(picture.size, (scale[0], scale[1]), spec), RESAMPLING[spec.interpolation])
+    return _center_crop(np.asarray(resized, dtype=np.uint8), spec.size, fill)
 
 
 def fit_array(array: npt.NDArray[Any], spec: Preprocess) -> Pixels:
@@ -81,23 +79,6 @@ def _resized(size: tuple[int, int], scale: tuple[int, int], spec: Preprocess) ->
     if width <= height:
         return short, int(short * height / width)
     return int(short * width / height), short
-
-
-def _resize(picture: Image, to: tuple[int, int], spec: Preprocess) -> Pixels:
-    """The picture as large as (width, height) says; of one that is made smaller only what will not be cropped away."""
-    resample = RESAMPLING[spec.interpolation]
-    if spec.interpolation not in _SMOOTH or to[0] >= picture.width or to[1] >= picture.height:
-        return np.asarray(picture.resize(to, resample))
-    width, left, right = _kept(picture.width, to[0], spec.size[1])
-    height, top, bottom = _kept(picture.height, to[1], spec.size[0])
-    return np.asarray(picture.resize((width, height), resample, (left, top, right, bottom)))
-
-
-def _kept(side: int, to: int, want: int) -> tuple[int, float, float]:
-    """Of one side that is made so long: pixels that will not be cropped away, and what of the picture they show."""
-    kept = min(want, to)
-    start = round((to - kept) / 2)
-    return kept, side * start / to, side * (start + kept) / to
 
 
 def _center_crop(pixels: Pixels, size: tuple[int, int], fill: tuple[int, ...]) -> Pixels:

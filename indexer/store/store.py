@@ -939,7 +939,7 @@ def _place(source: Source) -> tuple[int, bytes]:
 
 
 def _content(sha256: bytes, size: int, info: PictureInfo) -> tuple[object, ...]:
-    # not dataclasses.astuple, which copies deeply: half of a commit was that
+    # not dataclasses.astuple, which copies deeply: a third of a commit was that
     values = info.width, info.height, info.format, info.taken, info.camera
     return sha256, size, *values, checksums.of_content(sha256, size, values)
 
