@@ -298,7 +298,7 @@ def search_ours(target: Path, judge: Callable[[np.ndarray], float]) -> Iterator[
     store = Store.open(target, readonly=True)
     model = store.model()
     assert model
-    found = nearest.Nearest(store, target, model)
+    found = nearest.Nearest(store, nearest.IndexFiles(target), model)
     index = found.index
     assert index
 

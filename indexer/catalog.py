@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from .neighbours.choosing import Wish
     from .verbs.build import BuildOptions
-    from .verbs.nearest import Graph, Neighbours
+    from .verbs.nearest import Graph, IndexFiles, Neighbours
 
 Loader = Callable[..., Embedder]
 """From what `model` names to an embedder; given numerics= as well where a catalog's are not FLOAT."""
@@ -229,7 +230,7 @@ class Catalog:
         from .verbs.query import QueryOptions, query
 
         options = QueryOptions(k, min_score, where, label, include_self, max_pixels)
-        return query(self._store, self.folder, images, self.embedder, options)
+        return query(self._store, self._index_files, images, self.embedder, options)
 
     def duplicates(
         self,
@@ -354,13 +355,19 @@ class Catalog:
         """
         from .verbs.query import nearest
 
-        return nearest(self._store, self.folder, vectors, k, where, label)
+        return nearest(self._store, self._index_files, vectors, k, where, label)
 
     def knn_graph(self, k: int = 10) -> Graph:
         """The k nearest neighbours of every content: `ids` (N,), `neighbours` (N, k) and `scores` (N, k)."""
         from .verbs.query import knn_graph
 
-        return knn_graph(self._store, self.folder, k)
+        return knn_graph(self._store, self._index_files, k)
+
+    @cached_property
+    def _index_files(self) -> IndexFiles:
+        from .verbs.nearest import IndexFiles
+
+        return IndexFiles(self.folder)
 
     def paths(self, ids: Iterable[int]) -> dict[int, list[str]]:
         """Where the images of some contents are; an id that is not there is left out."""

@@ -23,7 +23,7 @@ from ..pictures.looks import DIM, looks
 from ..records import Progress
 from ..store.store import Store, StoredModel
 from ..store.vectors import normalised
-from .nearest import Nearest
+from .nearest import IndexFiles, Nearest
 
 Ids = npt.NDArray[np.int64]
 Half = npt.NDArray[np.float16]
@@ -109,7 +109,7 @@ class Nodes:
 
     def search(self) -> Nearest:
         """A search over the catalog's vectors, all of them; open it within a snapshot."""
-        return Nearest(self.store, self.store.path.parent, self.model)
+        return Nearest(self.store, IndexFiles(self.store.path.parent), self.model)
 
     def looks(self) -> Half:
         """A row for every node, (N, 256)."""

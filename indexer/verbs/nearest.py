@@ -164,21 +164,42 @@ def _blocks(
 # -- searching ---------------------------------------------------------------------------------------------------------
 
 
-class Nearest:
-    """A search over one generation of a catalog; open it within Store.snapshot()."""
+class IndexFiles:
+    """The index files of a catalog's folder. The one that was used last stays open for the next search."""
 
-    def __init__(self, store: Store, folder: Path, model: StoredModel) -> None:
-        """Opens the index file, if there is a sound one; without one, every search is exact."""
+    def __init__(self, folder: Path) -> None:
+        """Opens nothing yet."""
+        self.folder = folder
+        self._open: NeighbourIndex | None = None
+        self._opened: tuple[object, ...] = ()
+
+    def fitting(self, store: Store, model: StoredModel) -> NeighbourIndex | None:
+        """The newest sound one that lacks nothing of what the store holds; open it within Store.snapshot()."""
+        found = find_index(self.folder, store.uuid, model.id.key)
+        # an index of a later generation may lack what this one still holds
+        if found is None or found[1].generation > store.generation:
+            return None
+        path, stamp = found
+        checked = not store.is_sealed
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # a build has just put another in its place
+            return None
+        which = (path, stamp, status.st_ino, status.st_mtime_ns, checked)
+        if which != self._opened:
+            self._open, self._opened = open_index(path, stamp, checked=checked), which
+        return self._open
+
+
+class Nearest:
+    """A search over one generation of a catalog, for use within Store.snapshot()."""
+
+    def __init__(self, store: Store, files: IndexFiles, model: StoredModel) -> None:
+        """Where there is no sound index file, every search is exact."""
         self.store = store
         self.model = model
-        self._covered = 0
-        self.index: NeighbourIndex | None = None
-        found = find_index(folder, store.uuid, model.id.key)
-        # an index of a later generation may lack what this one still holds
-        if found is not None and found[1].generation <= store.generation:
-            self.index = open_index(*found, checked=not store.is_sealed)
-        if self.index is not None:
-            self._covered = self.index.stamp.last
+        self.index = files.fitting(store, model)
+        self._covered = 0 if self.index is None else self.index.stamp.last
 
     @property
     def recall(self) -> float | None:
@@ -244,9 +265,9 @@ class Nearest:
         return _sorted(np.asarray(contents, np.int64)[chosen], scores, width)
 
 
-def graph(store: Store, folder: Path, model: StoredModel, k: int) -> Graph:
+def graph(store: Store, files: IndexFiles, model: StoredModel, k: int) -> Graph:
     """The k nearest neighbours of every content, in the order of the contents' vectors."""
-    search = Nearest(store, folder, model)
+    search = Nearest(store, files, model)
     every, neighbours, scores = [np.empty(0, np.int64)], [np.empty((0, 0), np.int64)], [np.empty((0, 0), np.float32)]
     for _, contents, rows in store.vectors(model):
         found = search.search(rows, k + 1)

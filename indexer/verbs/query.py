@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from ..pictures.workers import Limits
 from ..records import Match, QueryResult, Skipped
 from ..store.store import Store, StoredModel
 from ..store.vectors import as_stored, normalised
-from .nearest import Graph, Nearest, Neighbours, graph
+from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
 
@@ -46,7 +45,7 @@ class QueryOptions:
 
 
 def query(
-    store: Store, folder: Path, pictures: Sequence[Any], embedder: Callable[[], Embedder], options: QueryOptions
+    store: Store, files: IndexFiles, pictures: Sequence[Any], embedder: Callable[[], Embedder], options: QueryOptions
 ) -> tuple[list[QueryResult], list[Skipped]]:
     """The neighbours of each picture: a path, a PIL image, a uint8 RGB array (H, W, 3), or a vector (dim,).
 
@@ -58,7 +57,7 @@ def query(
         model = _model(store)
         passing = store.images_where(options.where, options.label)
         vectors, skipped = _vectors(store, model, pictures, embedder, options.max_pixels)
-        search = Nearest(store, folder, model)
+        search = Nearest(store, files, model)
         contents = None if passing is None else passing.contents
         images = None if passing is None else frozenset(passing.images.tolist())
         usable = [(picture, row) for picture, row in zip(pictures, vectors, strict=True) if row is not None]
@@ -74,7 +73,7 @@ def query(
 
 
 def nearest(
-    store: Store, folder: Path, vectors: npt.NDArray[Any], k: int, where: str | None, label: str | None
+    store: Store, files: IndexFiles, vectors: npt.NDArray[Any], k: int, where: str | None, label: str | None
 ) -> Neighbours:
     """The nearest contents of many vectors, (N, dim), as arrays."""
     QueryOptions(k).check()
@@ -84,14 +83,14 @@ def nearest(
             raise InvalidArgument(f"Vectors of shape {vectors.shape} were given; this takes (N, {model.id.dim}).")
         passing = store.images_where(where, label)
         contents = None if passing is None else passing.contents
-        return Nearest(store, folder, model).search(_unit(vectors), k, contents)
+        return Nearest(store, files, model).search(_unit(vectors), k, contents)
 
 
-def knn_graph(store: Store, folder: Path, k: int) -> Graph:
+def knn_graph(store: Store, files: IndexFiles, k: int) -> Graph:
     """The nearest neighbours of every content, as arrays."""
     QueryOptions(k).check()
     with store.snapshot():
-        return graph(store, folder, _model(store), k)
+        return graph(store, files, _model(store), k)
 
 
 def _model(store: Store) -> StoredModel:

@@ -25,7 +25,7 @@ from indexer.store import handles, lock
 from indexer.store.lock import building
 from indexer.store.vectors import as_stored
 from indexer.verbs import build as build_verb
-from indexer.verbs.nearest import Nearest
+from indexer.verbs.nearest import IndexFiles, Nearest
 
 from ..conftest import ROOT, save_picture
 from ..fakes import FakeEmbedder
@@ -314,7 +314,7 @@ def test_a_reader_of_an_earlier_state_finds_what_has_been_removed_since(
                 (pictures / f"{seed}.png").unlink()
             with Catalog.open(folder, loader=lambda _: FakeEmbedder()) as catalog:
                 assert catalog.build(prune=True).images == 7
-            found = Nearest(store, folder, model).search(rows[2:3], 100)
+            found = Nearest(store, IndexFiles(folder), model).search(rows[2:3], 100)
             assert set(found.ids[0].tolist()) == set(contents)
             assert found.ids[0, 0] == contents[2]
         assert len(reader.query(rows[2], k=100)) == 7

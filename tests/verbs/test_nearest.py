@@ -104,7 +104,7 @@ def search(store: Store, queries: np.ndarray, k: int, contents: set[int] | None 
     assert model
     with store.snapshot():
         allowed = None if contents is None else np.array(sorted(contents), np.int64)
-        return nearest.Nearest(store, store.path.parent, model).search(queries, k, allowed)
+        return nearest.Nearest(store, nearest.IndexFiles(store.path.parent), model).search(queries, k, allowed)
 
 
 def assert_near_exact(
@@ -235,7 +235,7 @@ def test_an_index_of_a_later_generation_is_not_used(store: Store, folder: Path, 
             assert reader.generation
             forget(store, [7])
             refresh(store, optimize=True)
-            found = nearest.Nearest(reader, folder, model).search(rows[7:8], 1)
+            found = nearest.Nearest(reader, nearest.IndexFiles(folder), model).search(rows[7:8], 1)
             assert found.ids.tolist() == [[8]]
 
 
@@ -369,3 +369,18 @@ def test_arrays_and_the_graph_of_a_catalog(store: Store, folder: Path, rows: np.
     scores = every @ every.T
     np.fill_diagonal(scores, -2)
     assert (graph.scores >= -np.sort(-scores, axis=1)[:, 3:4] - 1e-3).mean() > 0.95
+
+
+def test_an_index_stays_open_until_another_takes_its_place(store: Store) -> None:
+    model = store.model()
+    assert model
+    files = nearest.IndexFiles(store.path.parent)
+    first = files.fitting(store, model)
+    assert first is not None
+    assert files.fitting(store, model) is first
+    add(store, made(1, 1000), 3000)
+    refresh(store)
+    second = files.fitting(store, model)
+    assert second is not None
+    assert second is not first
+    assert second.stamp.covered == 4000
