@@ -14,8 +14,10 @@ nominates, the store's vectors decide. hnswlib and usearch are left out where th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -33,6 +35,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from indexer import Catalog
+from indexer.neighbours.choosing import Wish
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
 from indexer.store.store import Entry, Store
 from indexer.verbs import nearest
@@ -218,6 +221,9 @@ def build(name: str, folder: Path, threads: list[int]) -> dict[str, Any]:
 
 def search(name: str, folder: Path, threads: list[int]) -> dict[str, Any]:
     """What a saved index finds, and how fast: recall, queries a second for each number of threads, resident bytes."""
+    for library in ("faiss", "hnswlib", "usearch.index"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
     before = resident()
     queries = np.load(folder / "queries.npy")
     judge = functools.partial(recall, folder, queries)
@@ -258,6 +264,7 @@ def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def build_ours(rows: np.ndarray, target: Path) -> float:
+    """What the rule chooses, or for `ours-ivf` inverted lists however few vectors there are."""
     target.mkdir()
     store = Store.create(target)
     store.use_model(MODEL, "made", [(f"class {number}",) * 2 for number in range(1000)])
@@ -268,7 +275,8 @@ def build_ours(rows: np.ndarray, target: Path) -> float:
         store.commit(entries, [], store.model())
     print(f"{len(rows) / (time.perf_counter() - started):,.0f} contents a second were stored", file=sys.stderr)
     started = time.perf_counter()
-    for warning in nearest.refresh(store, target, lambda _: None, checked=False):
+    wish = Wish("ivf") if target.name == "ours-ivf" else None
+    for warning in nearest.refresh(store, target, lambda _: None, wish, checked=False):
         print(warning, file=sys.stderr)
     seconds = time.perf_counter() - started
     store.seal()
@@ -486,6 +494,7 @@ def search_usearch(target: Path, judge: Callable[[np.ndarray], float]) -> Iterat
 
 CONTENDERS: dict[str, tuple[Callable[[np.ndarray, Path], float], Callable[..., Iterator[tuple[str, str, Search]]]]] = {
     "ours": (build_ours, search_ours),
+    "ours-ivf": (build_ours, search_ours),
     "flat": (build_faiss("Flat"), search_faiss("")),
     "hnsw32": (build_faiss("HNSW32"), search_faiss("efSearch")),
     # what autofaiss chooses for a million vectors where memory is short

@@ -6,6 +6,8 @@ touches and no others.
 
 from __future__ import annotations
 
+import os
+import weakref
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -162,7 +164,7 @@ def read(path: Path, lists: int, structure: int, end: int, count: int) -> Nomina
     if nominator.has_lists:
         ivf = nominator._ivf
         sizes = np.frombuffer(data[-8 * ivf.nlist :], np.int64)
-        nominator._lists = _Lists(ivf, sizes, np.memmap(path, np.uint8, "r", lists, (structure - lists,)))
+        nominator._lists = _Lists(ivf, sizes, path, lists)
         nominator.index.ntotal = ivf.ntotal = count
     return nominator
 
@@ -170,16 +172,17 @@ def read(path: Path, lists: int, structure: int, end: int, count: int) -> Nomina
 class _Lists:
     """Inverted lists in a file: the places of every list, then the codes of every list."""
 
-    def __init__(self, index: Any, sizes: Places, data: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, index: Any, sizes: Places, path: Path, start: int) -> None:
         import faiss
 
+        self._file = os.open(path, os.O_RDONLY)  # not mapped: what is in memory once need not be there twice
+        weakref.finalize(self, os.close, self._file)
         self._into = faiss.downcast_InvertedLists(index.invlists)
         self._sizes = sizes
         self._count = int(sizes.sum())
         bytes_of = np.array([_code_bytes(self._into, int(size)) for size in sizes], np.int64)
-        self._places = 8 * np.concatenate([[0], np.cumsum(sizes)])
+        self._places = start + 8 * np.concatenate([[0], np.cumsum(sizes)])
         self._codes = self._places[-1] + np.concatenate([[0], np.cumsum(bytes_of)])
-        self._data = data
         self._missing = set(np.flatnonzero(self._sizes).tolist())
 
     @property
@@ -193,13 +196,21 @@ class _Lists:
 
         for number in sorted(self._missing.intersection(numbers)):
             self._missing.remove(number)
-            places = self._data[self._places[number] : self._places[number + 1]].view(np.int64)
+            places, codes = self._read(self._places, number), self._read(self._codes, number)
+            if places is None or codes is None:
+                continue
+            places = places.view(np.int64)
             if places.min() < 0 or places.max() >= self._count:
                 continue
             self._into.resize(number, int(self._sizes[number]))
-            codes = self._data[self._codes[number] : self._codes[number + 1]]
             faiss.rev_swig_ptr(self._into.get_ids(number), len(places))[:] = places
             faiss.rev_swig_ptr(self._into.get_codes(number), len(codes))[:] = codes
+
+    def _read(self, places: Places, number: int) -> npt.NDArray[np.uint8] | None:
+        """What is at one of some places in the file, None where the file ends before."""
+        start, end = int(places[number]), int(places[number + 1])
+        data = os.pread(self._file, end - start, start)
+        return np.frombuffer(data, np.uint8) if len(data) == end - start else None
 
 
 def _write_lists(index: Any, file: BinaryIO) -> Places:
