@@ -18,6 +18,7 @@ from .errors import (
 )
 from .records import (
     Applied,
+    BenchReport,
     BuildReport,
     Calibration,
     CatalogInfo,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Applied",
+    "BenchReport",
     "BuildReport",
     "Calibration",
     "Catalog",

@@ -423,3 +423,104 @@ class ExportReport:
 
     file: str
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingRate:
+    """Pictures a second: `decode` and `prepare` (fitting to the model, and the fingerprint) on one core of CPU time,
+    `together` both of them in all decoding processes, of which there are `processes`.
+    """
+
+    decode: float
+    prepare: float
+    together: float
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRate:
+    """Pictures a second of a model alone. batch: pictures a pass.
+
+    peak: operations a second of this machine's own matrix products in this precision. share: of it that the model's
+    operations come to (1 = all).
+    """
+
+    precision: str
+    batch: int
+    rate: float
+    peak: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionAgreement:
+    """How vectors in a precision compare with those in fp32, of so many pictures; see embed/agreement.py."""
+
+    precision: str
+    pictures: int
+    mean_cosine: float
+    lowest_cosine: float
+    same_first: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRate:
+    """Exact search among so many vectors. seconds: of one query."""
+
+    vectors: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Vectors a second."""
+        return self.vectors / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What a machine does with a model; rates are pictures a second.
+
+    operations: of one picture in the model, two a multiply-accumulate. precision, batch: what a build uses here, and
+    what is meant by `forward`. pictures: what they were. store: committed. end_to_end: from files to committed, in a
+    build of `built` pictures, once it runs. remarks: what was left out, and why.
+    """
+
+    processor: str
+    cores: int
+    device: str
+    device_name: str | None
+    model: str
+    dim: int
+    operations: float
+    pictures: str
+    precision: str
+    batch: int
+    decoding: DecodingRate
+    forwards: tuple[ForwardRate, ...]
+    agreements: tuple[PrecisionAgreement, ...]
+    store: float
+    built: int
+    end_to_end: float
+    searches: tuple[SearchRate, ...]
+    seconds: float
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """What goes on at the same time in a build."""
+        forward = next(f.rate for f in self.forwards if (f.precision, f.batch) == (self.precision, self.batch))
+        return {"decode and prepare": self.decoding.together, "forward": forward, "store": self.store}
+
+    @property
+    def bottleneck(self) -> str:
+        """The slowest of the stages."""
+        return min(self.stages, key=self.stages.__getitem__)
+
+    @property
+    def share_of_bottleneck(self) -> float:
+        """What the whole reaches of its slowest stage (1 = all)."""
+        return self.end_to_end / self.stages[self.bottleneck]
+
+    def searched_within(self, seconds: float) -> int:
+        """How many vectors an exact search reads in that time."""
+        return int(max(self.searches, key=lambda s: s.vectors).rate * seconds)

@@ -24,7 +24,7 @@ LEVELS = [
 ]
 WITHIN_LOWEST = {("preprocess", "errors"), ("preprocess", "records"), ("files", "errors")}
 DOORS = {
-    "torch": {"embed/eva.py", "embed/linears.py", "embed/pipeline.py", "neighbours/pairs.py"},
+    "torch": {"embed/eva.py", "embed/linears.py", "embed/peak.py", "embed/pipeline.py", "neighbours/pairs.py"},
     "timm": {"embed/eva.py"},
     "safetensors": {"embed/eva.py"},
     "huggingface_hub": {"embed/eva.py"},
@@ -40,6 +40,7 @@ DOORS = {
     "PIL": {
         "pictures/decode.py",
         "pictures/edits.py",
+        "pictures/samples.py",
         "pictures/signature.py",
         "pictures/workers.py",
         "pictures/single.py",

@@ -11,6 +11,7 @@ import click
 
 from ..errors import IndexerError
 from .apply import apply
+from .bench import bench
 from .build import build
 from .calibrate import calibrate
 from .classify import classify
@@ -63,7 +64,7 @@ def cli() -> None:
     """
 
 
-for command in (build, query, dedup, apply, calibrate, classify, embed, models, info, skips, verify, export):
+for command in (build, query, dedup, apply, calibrate, classify, embed, models, info, skips, verify, export, bench):
     cli.add_command(command)
 
 

@@ -31,6 +31,11 @@ _STAGES = {
     "looks": "comparing looks",
     "compare": "comparing pictures",
     "edit": "editing pictures",
+    "decode": "decoding",
+    "forward": "running the model",
+    "commit": "storing",
+    "query": "searching",
+    "agree": "comparing precisions",
 }
 
 

@@ -58,7 +58,7 @@ class TimmEmbedder:
         self._device = device
         self._dtype = DTYPES[precision]
         self._model: Any = model.to(device=device, dtype=self._dtype)
-        self._kernels = _kernels(device, precision)
+        self._kernels = kernels(device, precision)
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(self.preprocess.mean, device=device).mul(255).reshape(shape)
         self._std = torch.tensor(self.preprocess.std, device=device).mul(255).reshape(shape)
@@ -311,12 +311,25 @@ def choose_precision(wanted: str, device: torch.device, numerics: str = FLOAT) -
     return "fp32"
 
 
-def _kernels(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Within what the model runs."""
+def kernels(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Within what a model of this precision runs."""
     if precision == INT8:
         return Int8Linears()
     packing = device.type == "cpu" and precision == "fp32" and worth_packing()
     return PackedLinears() if packing else nullcontext()
+
+
+def outline(source: str) -> Any:
+    """The model that load_embedder() takes this for, in eval mode, without any numbers: on torch's meta device."""
+    spec, _ = _weights(_spec(source))
+    with torch.device("meta"):
+        return timm.create_model(spec, pretrained=False).eval()
+
+
+def input_shape(model: torch.nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width of what it takes."""
+    channels, height, width = timm.data.resolve_model_data_config(model)["input_size"]
+    return channels, height, width
 
 
 def _spec(source: str) -> str:

@@ -67,11 +67,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A decoded picture, fitted to the model. pixels: uint8 RGB, (height, width, 3)."""
+    """A decoded picture, fitted to the model. pixels: uint8 RGB, (height, width, 3).
+
+    decoding, fitting: CPU seconds that its decoder took, and that the rest took.
+    """
 
     pixels: Pixels
     info: PictureInfo
     fingerprint: Fingerprint
+    decoding: float = 0.0
+    fitting: float = 0.0
 
 
 class Decoders:
@@ -192,7 +197,9 @@ class _Worker:
         body = _take(self.shared, self.answer_bytes)  # a copy: the worker may go on writing
         pixels, rest = body[: math.prod(self.shape)], body[math.prod(self.shape) :]
         fingerprint = Fingerprint(rest[:DIGEST_BYTES], rest[DIGEST_BYTES:])
-        return Prepared(np.frombuffer(pixels, np.uint8).reshape(self.shape), PictureInfo(**answer["info"]), fingerprint)
+        decoding, fitting = map(float, answer["seconds"])
+        array = np.frombuffer(pixels, np.uint8).reshape(self.shape)
+        return Prepared(array, PictureInfo(**answer["info"]), fingerprint, decoding, fitting)
 
     def _was_killed_by_others(self, process: subprocess.Popen[bytes]) -> bool:
         with suppress(subprocess.TimeoutExpired):
@@ -335,17 +342,20 @@ def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = 
         else:
             known = prepared.fingerprint
             _put(shared, prepared.pixels.tobytes() + known.pixels + known.signature)
-            _send(answers, {"info": asdict(prepared.info)})
+            _send(answers, {"info": asdict(prepared.info), "seconds": (prepared.decoding, prepared.fitting)})
         _alarm(0)
 
 
 def prepare(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Prepared:
     """Decode one picture, fit it, and take its fingerprint."""
+    started = time.process_time()
     decoded = decode(data, kind, limits.pixels)
+    between = time.process_time()
     picture = decoded.picture
     digest = hashlib.sha256(b"%d x %d\n" % picture.size)
     digest.update(np.asarray(picture).data)  # tobytes() would be one more copy of all of it
-    return Prepared(fit(picture, preprocess), decoded.info, Fingerprint(digest.digest(), signature(picture)))
+    fitted, known = fit(picture, preprocess), Fingerprint(digest.digest(), signature(picture))
+    return Prepared(fitted, decoded.info, known, between - started, time.process_time() - between)
 
 
 def _alarm(seconds: float) -> None:

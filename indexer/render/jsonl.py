@@ -9,6 +9,7 @@ from typing import Any
 from ..embed.zoo import KnownModel
 from ..records import (
     Applied,
+    BenchReport,
     BuildReport,
     Calibration,
     CatalogInfo,
@@ -99,6 +100,20 @@ def calibration(found: Calibration) -> dict[str, Any]:
     """Calibration."""
     edits = {name: {"recall": recall, "verified": verified} for name, (recall, verified) in found.edits.items()}
     return {**asdict(found), "edits": edits}
+
+
+def bench(report: BenchReport) -> dict[str, Any]:
+    """BenchReport, with what follows from it."""
+    searches = [{**asdict(search), "vectors_per_second": search.rate} for search in report.searches]
+    return {
+        **asdict(report),
+        "searches": searches,
+        "searched_within_10_ms": report.searched_within(0.01),
+        "searched_within_100_ms": report.searched_within(0.1),
+        "stages": report.stages,
+        "bottleneck": report.bottleneck,
+        "share_of_bottleneck": report.share_of_bottleneck,
+    }
 
 
 def labels(found: tuple[Label, ...]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..records import (
     TIERS,
     Applied,
+    BenchReport,
     BuildReport,
     Calibration,
     CatalogInfo,
@@ -264,3 +265,51 @@ def calibration(found: Calibration) -> Iterator[str]:
             f"{point.threshold:>9.2f}   {point.recall:>11.0%}   {point.verified:>8.0%}   {point.false_pairs:>20,.0f}   "
             f"{point.precision:>20.3f}"
         )
+
+
+def bench(report: BenchReport) -> Iterator[str]:
+    """What the machine does, stage by stage, and which of them is the slowest."""
+    where = f" with {report.device_name}" if report.device_name else ""
+    yield f"machine   {printable(report.processor)}, {plural(report.cores, 'core')}; {report.device}{where}"
+    yield f"model     {printable(report.model)}, {report.operations / 1e9:,.1f} GFLOP a picture"
+    yield f"pictures  {printable(report.pictures)}"
+    yield ""
+    decoding = report.decoding
+    processes = "1 process" if decoding.processes == 1 else f"{decoding.processes:,} processes"
+    yield f"{'stage':<34}{'pictures/s':>12}"
+    yield _rate("decode, one core", decoding.decode)
+    yield _rate("prepare, one core", decoding.prepare)
+    yield _rate(f"decode and prepare, {processes}", decoding.together)
+    yield _rate(f"forward, {report.precision}, batch {report.batch}", report.stages["forward"])
+    yield _rate("store", report.store)
+    yield _rate(f"end to end, {plural(report.built, 'picture')}", report.end_to_end)
+    yield f"Bottleneck: {report.bottleneck}. A build reaches {report.share_of_bottleneck:.0%} of it."
+    yield ""
+    yield f"{'forward':<10}{'batch':>6}{'pictures/s':>12}{'share of peak':>15}{'peak':>16}"
+    for found in report.forwards:
+        peak = f"{found.peak / 1e9:,.0f} GFLOP/s"
+        yield f"{found.precision:<10}{found.batch:>6}{found.rate:>12,.1f}{found.share:>15.0%}{peak:>16}"
+    yield "The peak is what large matrix products reach here in this precision, measured; it is no data sheet's."
+    for agreed in report.agreements:
+        yield (
+            f"{agreed.precision} against fp32, {plural(agreed.pictures, 'picture')}: cosine {agreed.mean_cosine:.5f} "
+            f"in the mean, {agreed.lowest_cosine:.5f} at least; same nearest neighbour {agreed.same_first:.0%}"
+        )
+    yield ""
+    yield f"{'exact search among':<24}{'a query':>12}{'vectors/s':>16}"
+    for search in report.searches:
+        yield f"{plural(search.vectors, 'vector'):<24}{search.seconds * 1e3:>9,.2f} ms{search.rate:>16,.0f}"
+    within = f"{_rounded(report.searched_within(0.01))} in 10 ms, {_rounded(report.searched_within(0.1))} in 100 ms"
+    yield f"That is some {within}. Of larger collections build makes an index."
+    yield ""
+    yield from map(printable, report.remarks)
+    yield f"Measured in {report.seconds:.0f} s."
+
+
+def _rate(what: str, rate: float) -> str:
+    return f"{what:<34}{rate:>12,.1f}"
+
+
+def _rounded(count: int) -> str:
+    """Two digits of it."""
+    return f"{float(f'{count:.2g}'):,.0f}"
