@@ -43,7 +43,7 @@ _CHECKED_BYTES = 128 << 20
 # rows that are taken from a file at once
 _ROWS = 8192
 # where a filter leaves so few numbers, reading them all is quicker than looking for the best
-_FEW_NUMBERS = 10_000_000
+_FEW_NUMBERS = 40_000_000
 # a projection that keeps less of the vectors' squared length sets neighbours apart too coarsely
 _KEPT = 0.98
 # tail vectors that are this much further from their centres are of another kind than those that were trained on
@@ -176,8 +176,8 @@ class NeighbourIndex:
             yield self.ids[start : start + _ROWS], self.rows_at(slice(start, start + _ROWS))
 
     def _places_of(self, ids: Ids) -> Ids:
-        """Where some ids are; those that are not here fall out."""
-        places: Ids = np.searchsorted(self.ids, np.unique(ids))
+        """Where some ids are, each of them given once; those that are not here fall out."""
+        places: Ids = np.searchsorted(self.ids, np.sort(ids))
         places = places[places < self.stamp.covered]
         return places[np.isin(self.ids[places], ids)]
 

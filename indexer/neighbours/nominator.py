@@ -180,7 +180,7 @@ class _Lists:
         self._into = faiss.downcast_InvertedLists(index.invlists)
         self._sizes = sizes
         self._count = int(sizes.sum())
-        bytes_of = np.array([_code_bytes(self._into, int(size)) for size in sizes], np.int64)
+        bytes_of = _code_bytes(self._into, sizes)
         self._places = start + 8 * np.concatenate([[0], np.cumsum(sizes)])
         self._codes = self._places[-1] + np.concatenate([[0], np.cumsum(bytes_of)])
         self._missing = set(np.flatnonzero(self._sizes).tolist())
@@ -218,18 +218,19 @@ def _write_lists(index: Any, file: BinaryIO) -> Places:
     import faiss
 
     lists = faiss.downcast_InvertedLists(index.invlists)
-    sizes = [lists.list_size(number) for number in range(index.nlist)]
-    full = [(number, size) for number, size in enumerate(sizes) if size]
+    sizes = np.array([lists.list_size(number) for number in range(index.nlist)], np.int64)
+    full = [(number, size) for number, size in enumerate(sizes.tolist()) if size]
     file.writelines(faiss.rev_swig_ptr(lists.get_ids(number), size).data for number, size in full)
-    file.writelines(faiss.rev_swig_ptr(lists.get_codes(number), _code_bytes(lists, size)).data for number, size in full)
-    return np.array(sizes, np.int64)
+    bytes_of = _code_bytes(lists, sizes).tolist()
+    file.writelines(faiss.rev_swig_ptr(lists.get_codes(number), bytes_of[number]).data for number, _ in full)
+    return sizes
 
 
-def _code_bytes(lists: Any, size: int) -> int:
-    """Bytes that a list's codes take: fast-scan codes lie in whole blocks."""
+def _code_bytes(lists: Any, sizes: Places) -> Places:
+    """Bytes that the codes of lists of some sizes take: fast-scan codes lie in whole blocks."""
     if hasattr(lists, "block_size"):
-        return -(-size // int(lists.n_per_block)) * int(lists.block_size)
-    return size * int(lists.code_size)
+        return -(-sizes // int(lists.n_per_block)) * int(lists.block_size)
+    return sizes * int(lists.code_size)
 
 
 def _reason(error: Exception) -> str:
