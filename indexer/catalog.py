@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .embed.embedder import Embedder, load_embedder
+from .embed.embedder import Embedder, load_embedder, located
 from .embed.zoo import DEFAULT_MODEL
 from .errors import CatalogError, CatalogNotFound, PictureError, WrongModel
 from .pictures.decode import MAX_PIXELS
@@ -59,7 +59,7 @@ class Catalog:
         """Use open() or create()."""
         self.folder = folder
         self._store = store
-        self._model = model
+        self._model = None if model is None else located(model)
         self._loader = loader
         self._embedder: Embedder | None = None
 

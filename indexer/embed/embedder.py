@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -89,6 +90,12 @@ class Embedder(Protocol):
 
     def classify(self, images: Sequence[Pixels], k: int = TOP_LABELS) -> list[tuple[Label, ...]]:
         """The k most probable classes of pictures of any size."""
+
+
+def located(model: str) -> str:
+    """A model's name, or the whole path of its folder, so that it is found from everywhere."""
+    folder = os.path.expanduser(model)
+    return os.path.abspath(folder) if os.path.isdir(folder) else model
 
 
 def load_embedder(

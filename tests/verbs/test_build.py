@@ -429,3 +429,24 @@ def test_seconds_and_speed_are_sane(catalog: Catalog, pictures: Path) -> None:
     assert 0 < report.seconds <= time.monotonic() - started
     assert 0 < report.embedding_seconds < report.seconds
     assert report.images_per_second == pytest.approx(6 / report.embedding_seconds)
+
+
+def test_a_model_folder_is_found_again_from_everywhere(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    asked: list[str] = []
+
+    def load(source: str) -> FakeEmbedder:
+        asked.append(source)
+        fake = FakeEmbedder()
+        fake.source = source
+        return fake
+
+    monkeypatch.chdir(tmp_path)
+    with Catalog.create(tmp_path / "catalog", model="model", loader=load) as catalog:
+        catalog.build([pictures])
+    monkeypatch.chdir("/")
+    with Catalog.open(tmp_path / "catalog", loader=load) as catalog:
+        catalog.embedder()
+    assert asked == [str(tmp_path / "model")] * 2
