@@ -69,13 +69,15 @@ class BenchOptions:
 
 
 class Load(Protocol):
-    """load_embedder() of one model on one device."""
+    """load_embedder() of one model on one device, e.g. functools.partial(load_embedder, "data/eva-tiny")."""
 
-    def __call__(self, precision: str, batch_size: int | None) -> Embedder:
+    def __call__(self, *, precision: str, batch_size: int | None) -> Embedder:
         """See load_embedder()."""
 
 
-def bench(load: Load, options: BenchOptions, progress: Callable[[Progress], None] = lambda _: None) -> BenchReport:
+def bench(
+    load: Load, options: BenchOptions = BenchOptions(), progress: Callable[[Progress], None] = lambda _: None
+) -> BenchReport:
     """Measure this machine; everything that is written lies in a passing folder.
 
     Raises InvalidArgument for pictures that cannot be used, and ModelError.
@@ -113,7 +115,7 @@ class _Bench:
         started = time.perf_counter()
         files, described = _pictures(self.options)
         self.progress(Progress("load"))
-        first = self.load(self.options.precision, None)
+        first = self.load(precision=self.options.precision, batch_size=None)
         self.operations = peak.operations(first.source)
         self.progress(Progress("decode"))
         decoding, fitted = self._decoding(files, first.preprocess)
@@ -166,11 +168,9 @@ class _Bench:
         processes = min(os.cpu_count() or 1, MAX_WORKERS)
         fitted: list[Pixels] = []
         reason = ""
-        done, decoding, fitting, since = 0, 0.0, 0.0, 0.0
+        done, decoding, fitting, since, elapsed = 0, 0.0, 0.0, 0.0, 0.0
         with Decoders(preprocess, processes) as decoders, closing(_decoded(decoders, files)) as outcomes:
             for turn, outcome in enumerate(outcomes):
-                if turn == 2 * processes - 1:  # by now all of them have started
-                    since, done, decoding, fitting = time.perf_counter(), 0, 0.0, 0.0
                 if isinstance(outcome, PictureError):
                     reason = outcome.reason
                 else:
@@ -180,11 +180,12 @@ class _Bench:
                         fitted.append(outcome.pixels)
                 if turn + 1 >= len(files) and not fitted:
                     raise InvalidArgument(f"None of the pictures could be decoded ({reason}). Give a folder of others.")
-                enough = turn + 1 >= min(len(files), _FITTED) and done >= _TIMES
-                if since and enough and time.perf_counter() - since > self.options.seconds:
+                if turn == 2 * processes:  # by now all of them have started
+                    since, done, decoding, fitting = time.perf_counter(), 0, 0.0, 0.0
+                elapsed = time.perf_counter() - since if since else 0.0
+                if turn + 1 >= min(len(files), _FITTED) and done >= _TIMES and elapsed > self.options.seconds:
                     break
-        together = done / (time.perf_counter() - since)
-        return DecodingRate(done / decoding, done / fitting, together, processes), np.stack(fitted)
+        return DecodingRate(done / decoding, done / fitting, done / elapsed, processes), np.stack(fitted)
 
     # -- the model -------------------------------------------------------------------------------------------------
 
@@ -235,7 +236,7 @@ class _Bench:
                     f"{precision} with {batch:,} pictures a pass was left out: one takes longer than --seconds."
                 )
                 continue
-            self._forward(self.load(precision, batch), fitted, batch)
+            self._forward(self.load(precision=precision, batch_size=batch), fitted, batch)
 
     def _affordable(self, fitted: Pixels, precision: str) -> Pixels:
         """As many pictures as the model manages in time."""
@@ -243,7 +244,7 @@ class _Bench:
         return fitted[: max(_LEAST, int(rate * self.options.seconds))]
 
     def _vectors(self, precision: str, pixels: Pixels) -> Vectors:
-        return self.load(precision, None).forward(pixels).vectors
+        return self.load(precision=precision, batch_size=None).forward(pixels).vectors
 
     def _agreement(self, precision: str, vectors: Vectors, reference: Vectors) -> None:
         common = min(len(vectors), len(reference))
