@@ -105,7 +105,7 @@ class _Bench:
         self.options = options
         self.progress = progress
         self.remarks: list[str] = []
-        self.forwards: list[ForwardRate] = []
+        self.rates: dict[tuple[str, int], float] = {}  # of the model, by precision and batch
         self.agreements: list[PrecisionAgreement] = []
         self.peaks: dict[str, float] = {}
 
@@ -123,7 +123,7 @@ class _Bench:
         self._forward(first, fitted, batch)
         self.progress(Progress("commit"))
         store = self._store(first)
-        slowest = min(decoding.together, self.forwards[0].rate, store)
+        slowest = min(decoding.together, self.rates[first.precision, batch], store)
         built, end_to_end = self._end_to_end(first, files, slowest)
         self.progress(Progress("query"))
         searches = tuple(self._search(count, first.id.dim) for count in SEARCHED)
@@ -149,10 +149,9 @@ class _Bench:
         )
         del first  # there may not be room for two
         self._precisions(report, fitted)
-        order = [found.precision for found in self.forwards]
         return replace(
             report,
-            forwards=tuple(sorted(self.forwards, key=lambda f: (order.index(f.precision), f.batch))),
+            forwards=tuple(self._forwards()),
             agreements=tuple(self.agreements),
             remarks=tuple(self.remarks),
             seconds=time.perf_counter() - started,
@@ -194,19 +193,25 @@ class _Bench:
         from ..embed import peak
 
         precision = embedder.precision
-        self.progress(Progress("forward", len(self.forwards)))
-        if precision not in self.peaks:
-            device = embedder.device
-            self.peaks[precision] = peak.product_rate(device, precision, self.options.seconds / 2)
+        self.progress(Progress("forward", len(self.rates)))
+        # each time anew: something else may have been busy the last time
+        best = peak.product_rate(embedder.device, precision, self.options.seconds / 4)
+        self.peaks[precision] = max(best, self.peaks.get(precision, 0.0))
         pixels = np.resize(fitted, (batch, *fitted.shape[1:]))  # again from the first where there are too few
         room = embedder.batch_size
         rate = _rate(embedder, pixels, self.options.seconds)
         if embedder.batch_size < room:
             self.remarks.append(f"{precision} with {batch:,} pictures a pass does not fit {embedder.device}.")
-            if self.forwards:
+            if self.rates:
                 return
-        share = rate * self.operations / self.peaks[precision]
-        self.forwards.append(ForwardRate(precision, batch, rate, self.peaks[precision], share))
+        self.rates[precision, batch] = rate
+
+    def _forwards(self) -> Iterator[ForwardRate]:
+        """What was measured, precision by precision."""
+        precisions = list(self.peaks)
+        for precision, batch in sorted(self.rates, key=lambda key: (precisions.index(key[0]), key[1])):
+            rate, best = self.rates[precision, batch], self.peaks[precision]
+            yield ForwardRate(precision, batch, rate, best, rate * self.operations / best)
 
     def _precisions(self, report: BenchReport, fitted: Pixels) -> None:
         """Measure every precision and batch that was not yet, and what the precision costs in agreement."""
@@ -228,20 +233,23 @@ class _Bench:
 
     def _batches(self, precision: str, usual: int, fitted: Pixels) -> None:
         for batch in sorted({1, usual, 4 * usual}, key=lambda b: (b != usual, b)):
-            known = {f.batch: f.rate for f in self.forwards if f.precision == precision}
-            if batch in known:
+            if (precision, batch) in self.rates:
                 continue
-            if known and batch / max(known.values()) > self.options.seconds:
+            rate = self._best(precision)
+            if rate and batch / rate > self.options.seconds:
                 self.remarks.append(
                     f"{precision} with {batch:,} pictures a pass was left out: one takes longer than --seconds."
                 )
                 continue
             self._forward(self.load(precision=precision, batch_size=batch), fitted, batch)
 
+    def _best(self, precision: str) -> float:
+        """The highest rate in a precision so far; 0 for none."""
+        return max((rate for key, rate in self.rates.items() if key[0] == precision), default=0.0)
+
     def _affordable(self, fitted: Pixels, precision: str) -> Pixels:
         """As many pictures as the model manages in time."""
-        rate = max(f.rate for f in self.forwards if f.precision == precision)
-        return fitted[: max(_LEAST, int(rate * self.options.seconds))]
+        return fitted[: max(_LEAST, int(self._best(precision) * self.options.seconds))]
 
     def _vectors(self, precision: str, pixels: Pixels) -> Vectors:
         return self.load(precision=precision, batch_size=None).forward(pixels).vectors
