@@ -252,7 +252,9 @@ class _Bench:
         return fitted[: max(_LEAST, int(self._best(precision) * self.options.seconds))]
 
     def _vectors(self, precision: str, pixels: Pixels) -> Vectors:
-        return self.load(precision=precision, batch_size=None).forward(pixels).vectors
+        embedder = self.load(precision=precision, batch_size=None)
+        batches = (pixels[at : at + embedder.batch_size] for at in range(0, len(pixels), embedder.batch_size))
+        return np.concatenate([result.vectors for result in embedder.stream(batches) if result])
 
     def _agreement(self, precision: str, vectors: Vectors, reference: Vectors) -> None:
         common = min(len(vectors), len(reference))
