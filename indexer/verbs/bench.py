@@ -69,13 +69,15 @@ class BenchOptions:
 
 
 class Load(Protocol):
-    """load_embedder() of one model on one device."""
+    """load_embedder() of one model on one device, e.g. functools.partial(load_embedder, "data/eva-tiny")."""
 
-    def __call__(self, precision: str, batch_size: int | None) -> Embedder:
+    def __call__(self, *, precision: str, batch_size: int | None) -> Embedder:
         """See load_embedder()."""
 
 
-def bench(load: Load, options: BenchOptions, progress: Callable[[Progress], None] = lambda _: None) -> BenchReport:
+def bench(
+    load: Load, options: BenchOptions = BenchOptions(), progress: Callable[[Progress], None] = lambda _: None
+) -> BenchReport:
     """Measure this machine; everything that is written lies in a passing folder.
 
     Raises InvalidArgument for pictures that cannot be used, and ModelError.
@@ -103,7 +105,7 @@ class _Bench:
         self.options = options
         self.progress = progress
         self.remarks: list[str] = []
-        self.forwards: list[ForwardRate] = []
+        self.rates: dict[tuple[str, int], float] = {}  # of the model, by precision and batch
         self.agreements: list[PrecisionAgreement] = []
         self.peaks: dict[str, float] = {}
 
@@ -113,7 +115,7 @@ class _Bench:
         started = time.perf_counter()
         files, described = _pictures(self.options)
         self.progress(Progress("load"))
-        first = self.load(self.options.precision, None)
+        first = self.load(precision=self.options.precision, batch_size=None)
         self.operations = peak.operations(first.source)
         self.progress(Progress("decode"))
         decoding, fitted = self._decoding(files, first.preprocess)
@@ -121,7 +123,7 @@ class _Bench:
         self._forward(first, fitted, batch)
         self.progress(Progress("commit"))
         store = self._store(first)
-        slowest = min(decoding.together, self.forwards[0].rate, store)
+        slowest = min(decoding.together, self.rates[first.precision, batch], store)
         built, end_to_end = self._end_to_end(first, files, slowest)
         self.progress(Progress("query"))
         searches = tuple(self._search(count, first.id.dim) for count in SEARCHED)
@@ -147,10 +149,9 @@ class _Bench:
         )
         del first  # there may not be room for two
         self._precisions(report, fitted)
-        order = [found.precision for found in self.forwards]
         return replace(
             report,
-            forwards=tuple(sorted(self.forwards, key=lambda f: (order.index(f.precision), f.batch))),
+            forwards=tuple(self._forwards()),
             agreements=tuple(self.agreements),
             remarks=tuple(self.remarks),
             seconds=time.perf_counter() - started,
@@ -166,11 +167,9 @@ class _Bench:
         processes = min(os.cpu_count() or 1, MAX_WORKERS)
         fitted: list[Pixels] = []
         reason = ""
-        done, decoding, fitting, since = 0, 0.0, 0.0, 0.0
+        done, decoding, fitting, since, elapsed = 0, 0.0, 0.0, 0.0, 0.0
         with Decoders(preprocess, processes) as decoders, closing(_decoded(decoders, files)) as outcomes:
             for turn, outcome in enumerate(outcomes):
-                if turn == 2 * processes - 1:  # by now all of them have started
-                    since, done, decoding, fitting = time.perf_counter(), 0, 0.0, 0.0
                 if isinstance(outcome, PictureError):
                     reason = outcome.reason
                 else:
@@ -180,11 +179,12 @@ class _Bench:
                         fitted.append(outcome.pixels)
                 if turn + 1 >= len(files) and not fitted:
                     raise InvalidArgument(f"None of the pictures could be decoded ({reason}). Give a folder of others.")
-                enough = turn + 1 >= min(len(files), _FITTED) and done >= _TIMES
-                if since and enough and time.perf_counter() - since > self.options.seconds:
+                if turn == 2 * processes:  # by now all of them have started
+                    since, done, decoding, fitting = time.perf_counter(), 0, 0.0, 0.0
+                elapsed = time.perf_counter() - since if since else 0.0
+                if turn + 1 >= min(len(files), _FITTED) and done >= _TIMES and elapsed > self.options.seconds:
                     break
-        together = done / (time.perf_counter() - since)
-        return DecodingRate(done / decoding, done / fitting, together, processes), np.stack(fitted)
+        return DecodingRate(done / decoding, done / fitting, done / elapsed, processes), np.stack(fitted)
 
     # -- the model -------------------------------------------------------------------------------------------------
 
@@ -193,19 +193,25 @@ class _Bench:
         from ..embed import peak
 
         precision = embedder.precision
-        self.progress(Progress("forward", len(self.forwards)))
-        if precision not in self.peaks:
-            device = embedder.device
-            self.peaks[precision] = peak.product_rate(device, precision, self.options.seconds / 2)
+        self.progress(Progress("forward", len(self.rates)))
+        # each time anew: something else may have been busy the last time
+        best = peak.product_rate(embedder.device, precision, self.options.seconds / 4)
+        self.peaks[precision] = max(best, self.peaks.get(precision, 0.0))
         pixels = np.resize(fitted, (batch, *fitted.shape[1:]))  # again from the first where there are too few
         room = embedder.batch_size
         rate = _rate(embedder, pixels, self.options.seconds)
         if embedder.batch_size < room:
             self.remarks.append(f"{precision} with {batch:,} pictures a pass does not fit {embedder.device}.")
-            if self.forwards:
+            if self.rates:
                 return
-        share = rate * self.operations / self.peaks[precision]
-        self.forwards.append(ForwardRate(precision, batch, rate, self.peaks[precision], share))
+        self.rates[precision, batch] = rate
+
+    def _forwards(self) -> Iterator[ForwardRate]:
+        """What was measured, precision by precision."""
+        precisions = list(self.peaks)
+        for precision, batch in sorted(self.rates, key=lambda key: (precisions.index(key[0]), key[1])):
+            rate, best = self.rates[precision, batch], self.peaks[precision]
+            yield ForwardRate(precision, batch, rate, best, rate * self.operations / best)
 
     def _precisions(self, report: BenchReport, fitted: Pixels) -> None:
         """Measure every precision and batch that was not yet, and what the precision costs in agreement."""
@@ -227,23 +233,28 @@ class _Bench:
 
     def _batches(self, precision: str, usual: int, fitted: Pixels) -> None:
         for batch in sorted({1, usual, 4 * usual}, key=lambda b: (b != usual, b)):
-            known = {f.batch: f.rate for f in self.forwards if f.precision == precision}
-            if batch in known:
+            if (precision, batch) in self.rates:
                 continue
-            if known and batch / max(known.values()) > self.options.seconds:
+            rate = self._best(precision)
+            if rate and batch / rate > self.options.seconds:
                 self.remarks.append(
                     f"{precision} with {batch:,} pictures a pass was left out: one takes longer than --seconds."
                 )
                 continue
-            self._forward(self.load(precision, batch), fitted, batch)
+            self._forward(self.load(precision=precision, batch_size=batch), fitted, batch)
+
+    def _best(self, precision: str) -> float:
+        """The highest rate in a precision so far; 0 for none."""
+        return max((rate for key, rate in self.rates.items() if key[0] == precision), default=0.0)
 
     def _affordable(self, fitted: Pixels, precision: str) -> Pixels:
         """As many pictures as the model manages in time."""
-        rate = max(f.rate for f in self.forwards if f.precision == precision)
-        return fitted[: max(_LEAST, int(rate * self.options.seconds))]
+        return fitted[: max(_LEAST, int(self._best(precision) * self.options.seconds))]
 
     def _vectors(self, precision: str, pixels: Pixels) -> Vectors:
-        return self.load(precision, None).forward(pixels).vectors
+        embedder = self.load(precision=precision, batch_size=None)
+        batches = (pixels[at : at + embedder.batch_size] for at in range(0, len(pixels), embedder.batch_size))
+        return np.concatenate([result.vectors for result in embedder.stream(batches) if result])
 
     def _agreement(self, precision: str, vectors: Vectors, reference: Vectors) -> None:
         common = min(len(vectors), len(reference))
