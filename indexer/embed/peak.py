@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,8 +17,14 @@ _SIDES = {"cuda": 8192, "mps": 4096, "cpu": 1024}
 def product_rate(device: str, precision: str, seconds: float) -> float:
     """Operations a second (two a multiply-accumulate) of large square matrix products on this machine, the best seen.
 
-    They are computed as the linear layers of a model of this precision are. seconds: to go on for.
+    They are computed as the linear layers of a model of this precision are, in a thread of their own as there: the
+    helper threads of an older one may have to share a core. seconds: to go on for.
     """
+    with ThreadPoolExecutor(1, "products") as thread:
+        return thread.submit(_product_rate, device, precision, seconds).result()
+
+
+def _product_rate(device: str, precision: str, seconds: float) -> float:
     where, dtype = torch.device(device), DTYPES[precision]
     side = _SIDES[where.type]
     weight = torch.nn.Parameter(torch.randn(side, side).to(where, dtype), requires_grad=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,7 +127,8 @@ class _Bench:
         slowest = min(decoding.together, self.rates[first.precision, batch], store)
         built, end_to_end = self._end_to_end(first, files, slowest)
         self.progress(Progress("query"))
-        searches = tuple(self._search(count, first.id.dim) for count in SEARCHED)
+        with ThreadPoolExecutor(1, "search") as thread:  # as in peak.product_rate()
+            searches = tuple(thread.map(self._search, SEARCHED, itertools.repeat(first.id.dim)))
         report = BenchReport(
             processor=_processor(),
             cores=os.cpu_count() or 1,
