@@ -114,7 +114,7 @@ def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes
         try:
             if entry.is_file(follow_symlinks=False):
                 status = entry.stat(follow_symlinks=False)
-                yield FoundFile(path, Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+                yield FoundFile(path, stamp_of(status))
         except FileNotFoundError:  # vanished between the listing and the look
             continue
         except OSError as error:  # a folder that may be listed but not entered: its files are not gone
