@@ -359,7 +359,8 @@ def ours_cold(folder: Path) -> list[str]:
     small = folder / "small"
     if not small.exists():
         small.mkdir()
-        build_store(small, np.load(folder / "rows.npy", mmap_mode="r")[:10]).close()
+        with closing(build_store(small, np.load(folder / "rows.npy", mmap_mode="r")[:10])) as store:
+            nearest.refresh(store, small, lambda _: None, checked=False)
     add_picture(small, picture)
     ask = [sys.executable, "-m", "indexer", "query", str(picture), "--catalog"]
     run = functools.partial(subprocess.run, stdout=subprocess.DEVNULL, check=True)
