@@ -3,7 +3,7 @@
 Measured on two cores with AVX-512 (see the README's Design): an exact search of float16 reads 7 to 8 thousand million
 numbers a second on one core. Beyond that, of what FAISS has, inverted lists of 4-bit codes in its fast-scan layout, one
 code for each of the principal axes that matter, re-ranked from the float16 rows, gave the most answers a second at a
-recall of 0.99 (`benchmarks/search.py`): 1-bit RaBitQ codes, which are as small, half as many.
+recall of 0.99 (`benchmarks/search.py`).
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,11 +68,15 @@ class Nominator:
         return int(self._ivf.nlist) if self._ivf is not None else 1024 if hasattr(self.index, "hnsw") else 1
 
     def project(self, sample: Vectors) -> float:
-        """Learn from a sample how to project rows. Returns the share of their squared length that is kept."""
+        """Learn from a sample how to project rows. Returns the share of their squared length that is kept.
+
+        Raises InvalidArgument where the sample is too small.
+        """
         import faiss
 
         for transform in self._transforms:
-            transform.train(sample)
+            with _learning(sample):
+                transform.train(sample)
             if isinstance(transform, faiss.PCAMatrix):
                 # moved to their mean, vectors would have other inner products
                 faiss.copy_array_to_vector(np.zeros(transform.d_out, np.float32), transform.b)
@@ -83,15 +89,10 @@ class Nominator:
         for part in (self._ivf, getattr(self._ivf, "pq", None), getattr(self.index, "pq", None)):
             if part is not None and hasattr(part, "cp"):
                 part.cp.min_points_per_centroid = 1  # otherwise faiss complains on stderr
-        try:
-            if self._ivf is not None and faiss.get_num_gpus():
-                self._ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(self._ivf.d))
+        if self._ivf is not None and faiss.get_num_gpus():
+            self._ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(self._ivf.d))
+        with _learning(sample):
             self.index.train(sample)
-        except RuntimeError as error:
-            raise InvalidArgument(
-                f"faiss cannot make this index of {len(sample):,} vectors ({_reason(error)}). Choose a smaller one, or "
-                "leave --neighbours out."
-            ) from None
 
     def add(self, rows: Vectors) -> None:
         """Add rows at the next places."""
@@ -231,6 +232,18 @@ def _code_bytes(lists: Any, sizes: Places) -> Places:
     if hasattr(lists, "block_size"):
         return -(-sizes // int(lists.n_per_block)) * int(lists.block_size)
     return sizes * int(lists.code_size)
+
+
+@contextmanager
+def _learning(sample: Vectors) -> Iterator[None]:
+    """What faiss says of a sample that is too small for a structure, as an error of ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InvalidArgument(
+            f"faiss cannot make this index of {len(sample):,} vectors ({_reason(error)}). Choose a smaller one, or "
+            "leave --neighbours out."
+        ) from None
 
 
 def _reason(error: Exception) -> str:
