@@ -19,11 +19,18 @@ class Stamp(NamedTuple):
 
 
 class FoundFile(NamedTuple):
-    """One regular file below a root."""
+    """One regular file below a root; flat, since millions of them pass by."""
 
     path: bytes
     """Relative to the root, as the file system spells it (os.fsencode)."""
-    stamp: Stamp
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def stamp(self) -> Stamp:
+        """What of it is compared."""
+        return Stamp(*self[1:])
 
 
 class Unlisted(NamedTuple):
@@ -128,6 +135,8 @@ class PictureInfo:
     taken: str | None = None
     """When the picture was taken, 'YYYY-MM-DDTHH:MM:SS' in the camera's own time."""
     camera: str | None = None
+    shown: int | None = None
+    """Thousandths of the picture within its uniform borders, 1000 without borders; None where nobody has looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,8 @@ class ImageRecord:
     labels: tuple[Label, ...] = ()
     modified_ns: int = 0
     """The file's modification time when it was read, nanoseconds since 1970."""
+    shown: int | None = None
+    """As in PictureInfo."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,5 +61,5 @@ def from_folder(folder: Path, count: int) -> list[Content]:
 
 def _contents(root: bytes) -> Iterator[Content]:
     for file in find(root):
-        if isinstance(file, FoundFile) and isinstance(content := read(Source(0, root, *file)), Content):
+        if isinstance(file, FoundFile) and isinstance(content := read(Source(0, root, file.path, file.stamp)), Content):
             yield content

@@ -101,24 +101,27 @@ def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes
     prefix = below + b"/" if below else b""
     try:
         with os.scandir(os.path.join(root, below) if below else root) as listing:
-            entries = dict(_shown(listing))
+            shown = sorted(_shown(listing))  # names are different, so nothing else is compared
     except OSError as error:
         yield Unlisted(prefix, why(error, "list"))
         return
-    for name in sorted(entries):
+    for name, entry in shown:
         if name.endswith(b"/"):
             yield prefix + name[:-1]
             continue
-        entry = entries[name]
-        path = prefix + name
         try:
-            if entry.is_file(follow_symlinks=False):
-                status = entry.stat(follow_symlinks=False)
-                yield FoundFile(path, stamp_of(status))
+            status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:  # vanished between the listing and the look
             continue
         except OSError as error:  # a folder that may be listed but not entered: its files are not gone
-            yield Unlisted(path, why(error))
+            yield Unlisted(prefix + name, why(error))
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield _found(prefix + name, status)
+
+
+def _found(path: bytes, status: os.stat_result) -> FoundFile:
+    return FoundFile(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _shown(listing: Iterable[os.DirEntry[bytes]]) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
@@ -141,7 +144,7 @@ def find(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
         yield Unlisted(below, why(error))
         return
     if stat.S_ISREG(status.st_mode):
-        yield FoundFile(below, stamp_of(status))
+        yield _found(below, status)
     elif stat.S_ISDIR(status.st_mode):
         yield from walk(root, below)
     else:

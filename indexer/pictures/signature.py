@@ -30,12 +30,19 @@ def signature(picture: Image) -> bytes:
 
     Returns SIGNATURE_BYTES bytes, uint8, row by row. indexer.pictures.copies compares them.
     """
+    return signature_and_share(picture)[0]
+
+
+def signature_and_share(picture: Image) -> tuple[bytes, float]:
+    """The same, and which share of the picture's area lies within its uniform borders."""
     from PIL.Image import Resampling
 
     width, height = picture.size
     factors = max(width // _LOOKED_AT, 1), max(height // _LOOKED_AT, 1)
     small = (picture.reduce(factors) if factors != (1, 1) else picture).convert("L")
-    return small.resize((SIDE, SIDE), Resampling.BILINEAR, box=_without_borders(np.asarray(small))).tobytes()
+    left, top, right, bottom = box = _without_borders(np.asarray(small))
+    share = (right - left) * (bottom - top) / (small.width * small.height)
+    return small.resize((SIDE, SIDE), Resampling.BILINEAR, box=box).tobytes(), share
 
 
 def likenesses(signatures: Sequence[bytes]) -> Likenesses:

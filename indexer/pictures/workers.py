@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from queue import SimpleQueue
 from typing import IO, Any
 
@@ -29,7 +29,7 @@ from ..errors import IndexerError, PictureError
 from ..preprocess import Pixels, fit
 from ..records import Fingerprint, PictureInfo, Preprocess
 from .decode import MAX_PIXELS, decode, load_plugins
-from .signature import SIGNATURE_BYTES, signature
+from .signature import SIGNATURE_BYTES, signature_and_share
 
 # what a worker runs; tests plant another
 BOOT = "import json,sys; sys.path[:]=json.loads(sys.argv[1]); from indexer.pictures.workers import serve; serve()"
@@ -354,8 +354,10 @@ def prepare(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> P
     picture = decoded.picture
     digest = hashlib.sha256(b"%d x %d\n" % picture.size)
     digest.update(np.asarray(picture).data)  # tobytes() would be one more copy of all of it
-    fitted, known = fit(picture, preprocess), Fingerprint(digest.digest(), signature(picture))
-    return Prepared(fitted, decoded.info, known, between - started, time.process_time() - between)
+    fitted = fit(picture, preprocess)
+    likeness, share = signature_and_share(picture)
+    info, known = replace(decoded.info, shown=round(1000 * share)), Fingerprint(digest.digest(), likeness)
+    return Prepared(fitted, info, known, between - started, time.process_time() - between)
 
 
 def _alarm(seconds: float) -> None:

@@ -24,7 +24,12 @@ def checksum(*parts: bytes) -> int:
 
 
 def of_content(sha256: bytes, size: int, values: Sequence[object]) -> int:
-    """Of a row of `contents`: the digest, then the bytes, width, height, format, taken and camera as text."""
+    """Of a row of `contents`: the digest, then as text the bytes, width, height, format, taken, camera, and shown.
+
+    shown is left out where it is unknown: format 1 did not have it.
+    """
+    if values[-1] is None:
+        values = values[:-1]
     return checksum(sha256, "".join([f"\0{value}" for value in (size, *values)]).encode())
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..files import changing, remove_left_over, sync_folder
 from ..records import ModelId, Preprocess, Stamp
 from . import checksums, seal, vectors
+from .migrations import read_as_present
 from .sqlite_errors import translated
 from .store import FILE, Store
 
@@ -58,6 +59,8 @@ def _copy(damaged: Path, new: Store, sealed: seal.Seal | None) -> None:
         if damaged.exists():
             old = sqlite3.connect(damaged, isolation_level=None)
             old.text_factory = bytes  # damaged text need not be Unicode
+            with suppress(sqlite3.Error):
+                read_as_present(old)
             try:
                 _copy_rows(old, target, roots)
             finally:
@@ -81,12 +84,12 @@ def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[
             if model in models:
                 target.execute("INSERT OR IGNORE INTO classes VALUES (?, ?, ?, ?)", _texts((model, number, name, text)))
     digests = {}
-    for number, digest, size, width, height, format, taken, camera, found in _rows(old, "contents", _CONTENT):
-        values = _texts((width, height, format, taken, camera))
+    for number, digest, size, width, height, format, taken, camera, shown, found in _rows(old, "contents", _CONTENT):
+        values = _texts((width, height, format, taken, camera, shown))
         if isinstance(digest, bytes) and isinstance(size, int) and checksums.of_content(digest, size, values) == found:
             digests[number] = digest
             target.execute(
-                f"INSERT OR IGNORE INTO contents (id, {_CONTENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR IGNORE INTO contents (id, {_CONTENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, digest, size, *values, found),
             )
     fingerprinted = _copy_fingerprints(old, target, digests)
@@ -151,7 +154,7 @@ def _copy_vectors(
 
 
 _MODEL = "key, name, source, weights, preprocess, pooling, numerics, dim, current"
-_CONTENT = "sha256, bytes, width, height, format, taken, camera, checksum"
+_CONTENT = "sha256, bytes, width, height, format, taken, camera, shown, checksum"
 _IMAGE = "root_id, path, content_id, size, mtime_ns, ctime_ns, generation, checksum"
 _VECTOR = "content_id, model_id, vector, labels_checksum"
 

@@ -5,6 +5,7 @@ Every method that changes something is one transaction; a process killed at any 
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,13 +51,18 @@ class StoredModel:
 
 
 class Known(NamedTuple):
-    """What the store knows of one file. reason None and content None: ignored. current: nothing is left to do."""
+    """What the store knows of one file; it begins as a FoundFile does.
+
+    reason None and image_id None: ignored. current: nothing is left to do.
+    """
 
     path: bytes
-    stamp: Stamp
+    size: int
+    mtime_ns: int
+    ctime_ns: int
     image_id: int | None
     reason: str | None
-    current: bool
+    current: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,7 @@ class Store:
 
         self._db = Database(self._conn)
         self._conn.create_function("image_checksum", 6, _sql_image_checksum, deterministic=True)
-        self._conn.execute(f"PRAGMA {'query_only = ON' if self.readonly else 'synchronous = FULL'}")
+        self._conn.execute("PRAGMA synchronous = FULL")
         self._conn.execute("PRAGMA foreign_keys = ON")
         self._conn.execute("PRAGMA cache_size = -16384")  # KiB; more makes nothing faster
         # pages: SQLite's 1,000 would have every commit of a build also write to the file itself, and sync it
@@ -129,7 +135,10 @@ class Store:
         else:  # whoever was making it was killed before the first commit
             folder = self.path.parent
             raise CatalogNotFound(f"The catalog in {folder} was never finished. Make it: indexer build FOLDER.")
-        if not self.readonly:
+        if self.readonly:
+            self._read_as_present()
+            self._conn.execute("PRAGMA query_only = ON")
+        else:
             self._migrate()
 
     @classmethod
@@ -195,6 +204,12 @@ class Store:
                 f"{self.path} has format {found}; this indexer knows up to {FORMAT}. "
                 "Upgrade: pip install --upgrade indexer."
             )
+
+    def _read_as_present(self) -> None:
+        from .migrations import FORMAT, read_as_present
+
+        if self.format < FORMAT:
+            read_as_present(self._conn)
 
     def _migrate(self) -> None:
         from .migrations import APPLICATION_ID, FORMAT, migrations
@@ -307,16 +322,23 @@ class Store:
         """
         low, high = (below + b"/", below + b"0") if below else (b"", None)  # "0" follows "/"
         inside = "root_id = :root AND (path = :below OR (path >= :low AND (:high IS NULL OR path < :high)))"
-        sql = f"""SELECT path, size, mtime_ns, ctime_ns, images.id, NULL, NULL, EXISTS (
+        sql = f"""SELECT path, size, mtime_ns, ctime_ns, images.id, NULL, EXISTS (
                 SELECT 1 FROM vectors WHERE vectors.content_id = images.content_id AND model_id = :model)
             FROM images WHERE {inside}
-            UNION ALL SELECT path, size, mtime_ns, ctime_ns, NULL, reason, tried_with, NULL FROM skips WHERE {inside}
+            UNION ALL SELECT path, size, mtime_ns, ctime_ns, NULL, reason, reason IS NULL OR tried_with IN (
+                SELECT value FROM json_each(:tried_with))
+            FROM skips WHERE {inside}
             ORDER BY path"""
-        values = {"root": root_id, "below": below, "low": low, "high": high, "model": model.row if model else None}
+        values = {
+            "root": root_id,
+            "below": below,
+            "low": low,
+            "high": high,
+            "model": model.row if model else None,
+            "tried_with": json.dumps(sorted(tried_with)),
+        }
         with translated(self.path):  # not _rows(): millions of rows go this way
-            for path, size, mtime, ctime, image_id, reason, tried, embedded in self._conn.execute(sql, values):
-                current = bool(embedded) if image_id is not None else reason is None or tried in tried_with
-                yield Known(path, Stamp(size, mtime, ctime), image_id, reason, current)
+            yield from map(Known._make, self._conn.execute(sql, values))
 
     def with_vector(self, digests: Sequence[bytes], model: StoredModel | None) -> set[bytes]:
         """Those of some contents that have a vector of the model."""
@@ -366,8 +388,8 @@ class Store:
 
     def _insert_contents(self, entries: Sequence[Entry]) -> None:
         self._conn.executemany(
-            "INSERT OR IGNORE INTO contents (sha256, bytes, width, height, format, taken, camera, checksum) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO contents (sha256, bytes, width, height, format, taken, camera, shown, checksum) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [_content(e.sha256, e.size, e.info) for e in entries if e.info],
         )
 
@@ -741,11 +763,11 @@ class Store:
     def _records(self, rows: list[Any]) -> dict[int, ImageRecord]:
         labels = self.labels_of([row[1] for row in rows])
         records = {}
-        for image, content, root, path, digest, size, width, height, format, taken, camera, modified in rows:
+        for image, content, root, path, digest, size, width, height, format, taken, camera, modified, shown in rows:
             full = os.fsdecode(os.path.join(root, path))
             found = labels.get(content, ())
             records[image] = ImageRecord(
-                full, digest.hex(), size, width, height, format, taken, camera, found, modified
+                full, digest.hex(), size, width, height, format, taken, camera, found, modified, shown
             )
         return records
 
@@ -799,7 +821,7 @@ class Store:
             if ModelId(name, weights, Preprocess.from_json(preprocess), dim, pooling, numerics).key != key:
                 yield f"model {key} is not what its id says"
         for number, digest, size, *values, found in self._rows(
-            "SELECT id, sha256, bytes, width, height, format, taken, camera, checksum FROM contents"
+            "SELECT id, sha256, bytes, width, height, format, taken, camera, shown, checksum FROM contents"
         ):
             if checksums.of_content(digest, size, values) != found:
                 yield f"content {number} is damaged"
@@ -901,7 +923,8 @@ class Store:
 
 _LIVES_ON = "EXISTS (SELECT 1 FROM images AS other WHERE other.content_id = images.content_id AND other.generation > ?)"
 _IMAGE = (
-    "images.id, content_id, roots.path, images.path, sha256, bytes, width, height, format, taken, camera, mtime_ns "
+    "images.id, content_id, roots.path, images.path, sha256, bytes, width, height, format, taken, camera, mtime_ns, "
+    "shown "
     "FROM images JOIN roots ON roots.id = root_id JOIN contents ON contents.id = content_id"
 )
 
@@ -949,7 +972,7 @@ def _place(source: Source) -> tuple[int, bytes]:
 
 def _content(sha256: bytes, size: int, info: PictureInfo) -> tuple[object, ...]:
     # not dataclasses.astuple, which copies deeply: a third of a commit was that
-    values = info.width, info.height, info.format, info.taken, info.camera
+    values = info.width, info.height, info.format, info.taken, info.camera, info.shown
     return sha256, size, *values, checksums.of_content(sha256, size, values)
 
 

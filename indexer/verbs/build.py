@@ -167,7 +167,7 @@ class _Build:
             )
 
     def _note_found(self, file: FoundFile, old: Known | None, root_id: int, survey: Survey) -> None:
-        if old is None or old.stamp != file.stamp or not old.current:
+        if old is None or old[:4] != file or not old.current:
             survey.add_todo(root_id, file.path, file.stamp, old.image_id if old else None)
         elif old.image_id is not None:
             self.tally.unchanged += 1

@@ -12,6 +12,7 @@ from sqlite_utils import Database, Migrations
 
 from indexer import Catalog
 from indexer.store import migrations
+from indexer.store.salvage import salvage
 from indexer.store.store import FILE, Store
 
 from ..conftest import save_picture
@@ -62,6 +63,26 @@ def test_its_vectors_are_bit_for_bit_what_they_were(old: Path, tmp_path: Path) -
         conn.close()
     assert rows == again
     assert np.linalg.norm(stored, axis=1) == pytest.approx(1, abs=1e-3)
+
+
+def test_reading_changes_nothing(old: Path, tmp_path: Path) -> None:
+    before = (old / FILE).read_bytes()
+    with Catalog.open(old, loader=lambda _: FakeEmbedder(), readonly=True) as catalog:
+        assert len(list(catalog)) == 6
+        assert catalog.query(save_picture(tmp_path / "new.png", 3), where="width > 10")
+        catalog.export(tmp_path / "all.jsonl")
+    assert (old / FILE).read_bytes() == before
+
+
+def test_what_is_sound_can_be_saved_from_it(old: Path) -> None:
+    salvage(old)
+    store = Store.open(old)
+    try:
+        assert store.format == migrations.FORMAT
+        assert [store.count(table) for table in ("images", "contents", "vectors")] == [6, 5, 5]
+        assert list(store.problems()) == []
+    finally:
+        store.close()
 
 
 def test_a_migration_copies_first_and_keeps_everything(

@@ -97,7 +97,7 @@ def test_walk_tells_size_and_times(tmp_path: Path) -> None:
     write(tmp_path, "a.png", data=b"12345")
     status = (tmp_path / "a.png").stat()
     assert list(walk(os.fsencode(tmp_path))) == [
-        FoundFile(b"a.png", Stamp(5, status.st_mtime_ns, status.st_ctime_ns)),
+        FoundFile(b"a.png", 5, status.st_mtime_ns, status.st_ctime_ns),
     ]
 
 
@@ -225,7 +225,7 @@ def test_a_very_deep_tree_is_walked(tmp_path: Path) -> None:
 def test_find_takes_a_single_file(tmp_path: Path) -> None:
     write(tmp_path, "sub/a.png", "sub/b.png")
     stamp = source(tmp_path, "sub/a.png").stamp
-    assert list(find(os.fsencode(tmp_path), b"sub/a.png")) == [FoundFile(b"sub/a.png", stamp)]
+    assert list(find(os.fsencode(tmp_path), b"sub/a.png")) == [FoundFile(b"sub/a.png", *stamp)]
 
 
 def test_find_takes_a_folder_and_the_root(tmp_path: Path) -> None:

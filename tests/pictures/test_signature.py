@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from indexer.errors import InvalidArgument
-from indexer.pictures.signature import SIGNATURE_BYTES, Likenesses, likenesses, signature
+from indexer.pictures.signature import SIGNATURE_BYTES, Likenesses, likenesses, signature, signature_and_share
 from tests.conftest import PHOTOS
 
 
@@ -45,7 +45,10 @@ def test_a_large_picture_is_as_its_reduction(cat: Image.Image) -> None:
 @pytest.mark.parametrize("colour", ["white", "black", "red"])
 @pytest.mark.parametrize("border", [(40, 40, 40, 40), (0, 60, 0, 60), (50, 0, 50, 0), (0, 0, 0, 70)])
 def test_borders_are_left_out(cat: Image.Image, colour: str, border: tuple[int, int, int, int]) -> None:
-    assert distance(ImageOps.expand(cat, border, colour), cat) < 3
+    framed = ImageOps.expand(cat, border, colour)
+    assert distance(framed, cat) < 3
+    share = signature_and_share(framed)[1] / signature_and_share(cat)[1]
+    assert share == pytest.approx(cat.width * cat.height / (framed.width * framed.height), abs=0.02)
 
 
 def test_a_noisy_border_is_still_one(cat: Image.Image) -> None:

@@ -196,6 +196,15 @@ def test_a_hundred_copies_are_one_group(tmp_path: Path, photos: Path) -> None:
     assert Path(group.keep.path).name == "dahlia.png"
 
 
+def test_a_copy_in_a_frame_is_not_kept_for_its_size(tmp_path: Path, photos: Path) -> None:
+    ImageOps.expand(photo("cat"), 30, "white").save(photos / "a framed cat.png")
+    with built(tmp_path / "c", photos) as catalog:
+        (group,) = catalog.duplicates(tier="copy")
+        assert names(group) == {"cat.png": "exact", "a framed cat.png": "copy"}
+        assert Path(group.keep.path).name == "cat.png"
+        assert "without a border" in group.keep.why
+
+
 @pytest.mark.parametrize(
     ("rules", "kept"), [("resolution", "cat.png"), ("path:*small*", "small.jpg"), ("format", "cat.png")]
 )

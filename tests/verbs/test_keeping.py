@@ -59,6 +59,21 @@ def test_what_is_named_as_a_copy_is_one(name: str) -> None:
     assert best(DEFAULT, CAMERA, replace(CAMERA, path=f"/p/{name}")) is CAMERA
 
 
+@pytest.mark.parametrize("border", [100, 250, 600])
+def test_a_frame_is_not_resolution(border: int) -> None:
+    width, height = CAMERA.width + 2 * border, CAMERA.height + 2 * border
+    share = CAMERA.width * CAMERA.height / (width * height)
+    framed = replace(CAMERA, path="/p/1.jpg", width=width, height=height, bytes=9_000_000, shown=int(1000 * share))
+    assert best(DEFAULT, CAMERA, framed) is CAMERA
+    assert best(DEFAULT, SMALL, framed) is framed  # a frame takes nothing away either
+    assert Keeping.parse(DEFAULT).why(CAMERA, [framed]).startswith("4032x3024 without a border")
+
+
+def test_copies_whose_borders_differ_by_a_line_are_equal() -> None:
+    assert best(DEFAULT, replace(CAMERA, shown=975), replace(STRIPPED, shown=1000)).path == CAMERA.path
+    assert best(DEFAULT, replace(CAMERA, shown=703), replace(STRIPPED, shown=712)).path == CAMERA.path
+
+
 def test_equals_are_told_apart_by_path() -> None:
     assert best("resolution", CAMERA, replace(CAMERA, path="/p/IMG_0.jpg")).path == "/p/IMG_0.jpg"
 
