@@ -8,7 +8,6 @@ import stat
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 
 from ..errors import PictureError
 from ..preprocess import Pixels
@@ -40,15 +39,6 @@ def read_path(path: bytes) -> Content:
     if isinstance(content, Refused):
         raise PictureError(content.reason or "not a picture")
     return content
-
-
-def prepare_all(contents: Sequence[Content], preprocess: Preprocess, limits: Limits) -> list[Prepared | PictureError]:
-    """Decode and fit some files in processes of their own; an error in the place of a picture that has one."""
-    if not contents:
-        return []
-    with Decoders(preprocess, min(len(contents), os.cpu_count() or 1), limits) as decoders:
-        futures = [decoders.submit(content.data, content.kind) for content in contents]
-        return [_outcome(future) for future in futures]
 
 
 def prepare_each(
@@ -87,16 +77,11 @@ def thumbnails(paths: Sequence[str], side: int) -> list[bytes | None]:
 
 def shrunk(paths: Sequence[str], side: int) -> list[Pixels | None]:
     """Every picture with its longer side made this long, uint8 RGB (H, W, 3); None where it cannot be had any more."""
-    contents: dict[int, Content] = {}
-    for i, path in enumerate(paths):
-        with suppress(PictureError):
-            contents[i] = read_path(os.fsencode(path))
     whole = Preprocess((side, side), "bilinear", crop_mode="border", mean=(1.0, 1.0, 1.0))
-    found: list[Pixels | None] = [None] * len(paths)
-    for i, prepared in zip(contents, prepare_all(list(contents.values()), whole, Limits()), strict=True):
-        if isinstance(prepared, Prepared):
-            found[i] = _without_border(prepared, side)
-    return found
+    return [
+        _without_border(prepared, side) if isinstance(prepared, Prepared) else None
+        for prepared in prepare_each([os.fsencode(path) for path in paths], whole, Limits())
+    ]
 
 
 def _without_border(prepared: Prepared, side: int) -> Pixels:

@@ -23,6 +23,7 @@ COLUMNS = (
     "label",
     "probability",
 )
+_BEHIND_THE_VIEW = frozenset({"images", "roots", "contents", "models", "labels", "classes"})
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "writefile", "readfile", "edit", "fts3_tokenizer"})
 
 
@@ -74,7 +75,8 @@ def _only_pictures(action: int, first: str | None, second: str | None, _database
     if action == sqlite3.SQLITE_FUNCTION:
         return sqlite3.SQLITE_DENY if second in _FORBIDDEN_FUNCTIONS else sqlite3.SQLITE_OK
     # an empty column is SQLite saying that a table of the view takes part, without any value of it being read
-    if action == sqlite3.SQLITE_READ and (first == "pictures" or view == "pictures" or second == ""):
+    takes_part = second == "" and first in _BEHIND_THE_VIEW
+    if action == sqlite3.SQLITE_READ and (first == "pictures" or view == "pictures" or takes_part):
         return sqlite3.SQLITE_OK
     return sqlite3.SQLITE_DENY
 

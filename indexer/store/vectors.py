@@ -11,16 +11,18 @@ from .checksums import checksum
 
 CHECKSUM_BYTES = 4
 STORED = np.dtype("<f2")
+# the CRC-32 of anything that is followed by its own CRC-32: so a blob is checked whole, without a copy of its parts
+_RESIDUE = 0x2144DF1C
 
 
 def pack(rows: Sequence[npt.NDArray[np.float32]], digests: Sequence[bytes]) -> list[bytes]:
     """The blobs of some vectors. A digest goes into the checksum, so that a blob in another's row is found out.
 
-    Raises ValueError for a vector that is not finite: it must never enter the store.
+    Raises ValueError for a vector that is zero or not finite: it has no direction, and must never enter the store.
     """
     stacked = np.stack(rows)
-    if not np.isfinite(stacked).all():
-        raise ValueError("a vector that is not finite cannot be stored")
+    if not np.isfinite(stacked).all() or not stacked.any(axis=1).all():
+        raise ValueError("a vector that is zero or not finite cannot be stored")
     halves = [half.tobytes() for half in stacked.astype(STORED)]
     return [half + _checksum(half, digest) for half, digest in zip(halves, digests, strict=True)]
 
@@ -57,7 +59,7 @@ def as_stored(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def intact(blob: bytes, sha256: bytes, size: int) -> bool:
     """Whether a blob of so many bytes is what was written for this content."""
-    return len(blob) == size and blob[-CHECKSUM_BYTES:] == _checksum(blob[:-CHECKSUM_BYTES], sha256)
+    return len(blob) == size and checksum(sha256, blob) == _RESIDUE
 
 
 def normalised(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

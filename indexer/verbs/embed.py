@@ -36,9 +36,9 @@ def embed_files(
     temporary = out.with_name(out.name + ".tmp")
     shape: tuple[int, ...] = (0, embedder.id.dim)
     try:
-        with temporary.open("wb+") as file, closing(_fitted(embedder, paths, skipped, max_pixels)) as stretches:
+        with temporary.open("wb+") as file, closing(stretches(embedder, paths, skipped, max_pixels)) as batches:
             _write_header(file, shape)
-            for _, pixels in stretches:
+            for _, pixels in batches:
                 rows = np.ascontiguousarray(run(pixels))
                 file.write(rows.tobytes())
                 shape = (shape[0] + len(rows), *rows.shape[1:])
@@ -58,31 +58,31 @@ def classify_files(
 ) -> Iterator[tuple[str, tuple[Label, ...]] | Skipped]:
     """The k most probable classes of each picture, in order, skips inline."""
     skipped: list[Skipped] = []
-    with closing(_fitted(embedder, paths, skipped, max_pixels)) as stretches:
-        for names, pixels in stretches:
-            yield from zip(names, embedder.classify(pixels, k), strict=True)
+    with closing(stretches(embedder, paths, skipped, max_pixels)) as batches:
+        for places, pixels in batches:
+            yield from zip((os.fspath(paths[i]) for i in places), embedder.classify(pixels, k), strict=True)
     yield from skipped
 
 
-def _fitted(
+def stretches(
     embedder: Embedder, paths: Paths, skipped: list[Skipped], max_pixels: int
-) -> Generator[tuple[list[str], list[Pixels]], None, None]:
-    """Stretches of at most a batch: names and fitted pictures; what cannot be used is added to `skipped`."""
-    names: list[str] = []
+) -> Generator[tuple[list[int], list[Pixels]], None, None]:
+    """At most a batch each: places in `paths`, and fitted pictures; what cannot be used is added to `skipped`."""
+    places: list[int] = []
     pixels: list[Pixels] = []
     full = [os.fsencode(path) for path in paths]
     with closing(prepare_each(full, embedder.preprocess, Limits.for_pixels(max_pixels))) as pictures:
-        for path, picture in zip(paths, pictures, strict=True):
+        for place, picture in enumerate(pictures):
             if isinstance(picture, PictureError):
-                skipped.append(Skipped(os.fspath(path), picture.reason))
+                skipped.append(Skipped(os.fspath(paths[place]), picture.reason))
                 continue
-            names.append(os.fspath(path))
+            places.append(place)
             pixels.append(picture.pixels)
-            if len(names) >= embedder.batch_size:
-                yield names, pixels
-                names, pixels = [], []
-        if names:
-            yield names, pixels
+            if len(places) >= embedder.batch_size:
+                yield places, pixels
+                places, pixels = [], []
+        if places:
+            yield places, pixels
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

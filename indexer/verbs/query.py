@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy.typing as npt
 from ..embed.embedder import Embedder
 from ..errors import CatalogError, InvalidArgument, PictureError
 from ..pictures.decode import MAX_PIXELS, to_rgb
-from ..pictures.scan import Content
-from ..pictures.single import prepare_all, read_path
-from ..pictures.workers import Limits
+from ..pictures.single import read_path
+from ..preprocess import Pixels
 from ..records import Match, QueryResult, Skipped
 from ..store.store import Store, StoredModel
 from ..store.vectors import as_stored, normalised
+from .embed import stretches
 from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
@@ -124,64 +125,60 @@ def _vectors(
     """A unit vector for every picture, None where there is none. Only contents that are new go through the model."""
     found: list[Vectors | None] = [None] * len(pictures)
     skipped: list[Skipped] = []
-    new: dict[int, Any] = {}
+    files: list[int] = []
+    arrays: dict[int, Pixels] = {}
     for i, picture in enumerate(pictures):
         try:
             known = _known_vector(store, model, picture)
         except PictureError as error:
             skipped.append(Skipped(_name(picture), error.reason))
             continue
-        if isinstance(known, np.ndarray) and known.ndim == 1:
+        if known is None:
+            files.append(i)
+        elif known.ndim == 1:
             found[i] = known
         else:
-            new[i] = known
-    if new:
-        _embed_new(new, found, skipped, pictures, embedder(), max_pixels)
+            arrays[i] = known
+    if files or arrays:
+        for i, row in _embedded([(i, pictures[i]) for i in files], arrays, embedder(), skipped, max_pixels):
+            if np.isfinite(row).all():
+                found[i] = as_stored(row[None])[0]
+            else:
+                skipped.append(Skipped(_name(pictures[i]), "the model gives no usable vector for it"))
     return found, skipped
 
 
-def _known_vector(store: Store, model: StoredModel, picture: Any) -> Any:
-    """The vector, (dim,), or else what is to be embedded: a file's content, or an RGB array (H, W, 3)."""
+def _embedded(
+    files: Sequence[tuple[int, Any]],
+    arrays: dict[int, Pixels],
+    embedder: Embedder,
+    skipped: list[Skipped],
+    max_pixels: int,
+) -> Iterator[tuple[int, Vectors]]:
+    """Place and vector of each picture that can be used. Files are read again, so that few are in memory at once."""
+    if arrays:
+        yield from zip(arrays, embedder.embed(list(arrays.values())), strict=True)
+    with closing(stretches(embedder, [path for _, path in files], skipped, max_pixels)) as batches:
+        for places, pixels in batches:
+            vectors = embedder.forward(np.stack(pixels)).vectors
+            yield from zip((files[place][0] for place in places), vectors, strict=True)
+
+
+def _known_vector(store: Store, model: StoredModel, picture: Any) -> npt.NDArray[Any] | None:
+    """The vector, (dim,), or else what is to be embedded: an RGB array (H, W, 3), or None for a file.
+
+    Raises PictureError for a file that is no picture.
+    """
     if isinstance(picture, np.ndarray) and picture.ndim == 1:
         return _checked(picture, model.id.dim)
     if isinstance(picture, np.ndarray):
         return picture
     if isinstance(picture, (str, os.PathLike)):
-        content = read_path(os.fsencode(picture))
-        known = store.content_of(content.sha256)
-        vector = store.vector_of(known, model) if known is not None else None
-        return content if vector is None else vector
+        known = store.content_of(read_path(os.fsencode(picture)).sha256)
+        return store.vector_of(known, model) if known is not None else None
     if hasattr(picture, "convert"):
         return np.asarray(to_rgb(picture))
     raise InvalidArgument(f"A {type(picture).__name__} is no picture. Give a path, a PIL image, an array or a vector.")
-
-
-def _embed_new(
-    new: dict[int, Any],
-    found: list[Vectors | None],
-    skipped: list[Skipped],
-    pictures: Sequence[Any],
-    embedder: Embedder,
-    max_pixels: int,
-) -> None:
-    files = {i: item for i, item in new.items() if isinstance(item, Content)}
-    pixels: dict[int, Any] = {}
-    for i, prepared in zip(
-        files, prepare_all(list(files.values()), embedder.preprocess, Limits.for_pixels(max_pixels)), strict=True
-    ):
-        if isinstance(prepared, PictureError):
-            skipped.append(Skipped(_name(pictures[i]), prepared.reason))
-        else:
-            pixels[i] = prepared.pixels
-    rows = dict(zip(pixels, embedder.forward(np.stack(list(pixels.values()))).vectors, strict=True)) if pixels else {}
-    arrays = {i: item for i, item in new.items() if not isinstance(item, Content)}
-    if arrays:
-        rows.update(zip(arrays, embedder.embed(list(arrays.values())), strict=True))
-    for i, row in rows.items():
-        if np.isfinite(row).all():
-            found[i] = as_stored(row[None])[0]
-        else:
-            skipped.append(Skipped(_name(pictures[i]), "the model gives no usable vector for it"))
 
 
 def _checked(vector: npt.NDArray[Any], dim: int) -> Vectors:

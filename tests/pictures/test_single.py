@@ -14,7 +14,7 @@ from PIL import Image
 from indexer.errors import IndexerError, PictureError
 from indexer.pictures import single, workers
 from indexer.pictures.scan import Content
-from indexer.pictures.single import prepare_all, prepare_each, read_path, thumbnails
+from indexer.pictures.single import prepare_each, read_path, thumbnails
 from indexer.pictures.workers import Limits, Prepared
 from indexer.records import Preprocess
 
@@ -112,26 +112,16 @@ def test_a_pipe_or_a_device_is_no_picture(tmp_path: Path, monkeypatch: pytest.Mo
     assert reason_of(b"/dev/zero") == "neither a file nor a folder"
 
 
-# -- prepare_all -------------------------------------------------------------------------------------------------------
-
-
-def test_an_error_comes_in_the_place_of_its_picture(tmp_path: Path) -> None:
-    contents = [read_path(write(tmp_path / f"{i}.png", data)) for i, data in enumerate([PNG, PNG[:50], PNG])]
-    first, broken, last = prepare_all(contents, SPEC, Limits())
-    assert isinstance(first, Prepared) and isinstance(last, Prepared)
-    assert np.array_equal(first.pixels, last.pixels)
-    assert isinstance(broken, PictureError)
-    assert broken.reason == "truncated or damaged: the picture is not complete"
+# -- prepare_each ------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "BOOT", "raise SystemExit(1)")
-    assert prepare_all([], SPEC, Limits()) == []
+    assert list(prepare_each([], SPEC, Limits())) == []
 
 
 def test_limits_count(tmp_path: Path) -> None:
-    content: Content = read_path(write(tmp_path / "a.png"))
-    (refused,) = prepare_all([content], SPEC, Limits(pixels=100))
+    (refused,) = prepare_each([write(tmp_path / "a.png")], SPEC, Limits(pixels=100))
     assert isinstance(refused, PictureError)
     assert "--max-pixels" in refused.reason
 
@@ -141,10 +131,7 @@ def test_a_decoder_that_cannot_be_started_is_no_fault_of_the_picture(
 ) -> None:
     monkeypatch.setattr(workers, "BOOT", "raise SystemExit(1)")
     with pytest.raises(IndexerError, match="could not be started"):
-        prepare_all([read_path(write(tmp_path / "a.png"))], SPEC, Limits())
-
-
-# -- prepare_each ------------------------------------------------------------------------------------------------------
+        list(prepare_each([write(tmp_path / "a.png")], SPEC, Limits()))
 
 
 def test_many_files_come_in_order_from_one_set_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +155,7 @@ def test_many_files_come_in_order_from_one_set_of_processes(tmp_path: Path, monk
     for i, item in enumerate(prepared):
         if i % 3 == 2:
             assert isinstance(item, PictureError)
+            assert item.reason == "truncated or damaged: the picture is not complete"
         else:
             assert isinstance(item, Prepared)
             assert np.array_equal(item.pixels, (first, turned)[i % 3].pixels)

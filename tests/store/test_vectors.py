@@ -52,5 +52,10 @@ def test_harm_is_found_where_it_is(rows: np.ndarray) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_never_stored(rows: np.ndarray, bad: float) -> None:
     rows[0, 5] = bad
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="zero or not finite"):
         vectors.pack([rows[0]], DIGESTS[:1])
+
+
+def test_what_has_no_direction_is_never_stored(rows: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="zero or not finite"):
+        vectors.pack([rows[0], 0 * rows[1]], DIGESTS[:2])

@@ -134,6 +134,7 @@ def test_labels_filter(filled: Catalog, pictures: Path) -> None:
         "1) OR (1",
         "1; DELETE FROM images",
         "path IN (SELECT source FROM models)",
+        "(SELECT count(*) FROM vectors) > 1",
         "1 -- comment",
         "(1",
         "'open",
