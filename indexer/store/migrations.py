@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from sqlite_utils import Migrations
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from sqlite_utils import Database
 
 # 'IDXR': what `file` and SQLite tools show for a catalog
@@ -74,16 +72,6 @@ def m001_first_format(db: Database) -> None:
 def m002_shown(db: Database) -> None:
     """How much of a picture lies within its borders; NULL for what was read before."""
     db.execute("ALTER TABLE contents ADD COLUMN shown INTEGER")
-
-
-def read_as_present(conn: sqlite3.Connection) -> None:
-    """Have a file of an older format look like one of the present format, for somebody who must not change it.
-
-    A temporary view goes before the table of the same name.
-    """
-    columns, shown = conn.execute("SELECT count(*), sum(name = 'shown') FROM pragma_table_info('contents')").fetchone()
-    if columns and not shown:
-        conn.execute("CREATE TEMP VIEW contents AS SELECT *, NULL AS shown FROM main.contents")
 
 
 _STAMP = "size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL"

@@ -12,9 +12,8 @@ from typing import Any
 from ..files import changing, remove_left_over, sync_folder
 from ..records import ModelId, Preprocess, Stamp
 from . import checksums, seal, vectors
-from .migrations import read_as_present
 from .sqlite_errors import translated
-from .store import FILE, Store
+from .store import FILE, Store, read_as_present
 
 # a folder, in which the new file is made
 WORKSHOP = "salvage.tmp"

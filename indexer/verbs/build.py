@@ -29,6 +29,8 @@ from . import nearest
 from .roots import Place, resolve
 
 COMMIT_IMAGES = 1000
+# files that are compared at once with what is known of them
+STRETCH = 1000
 COMMIT_SECONDS = 5.0
 MAX_WORKERS = 32
 # more than this share of a root vanishing at once looks like an accident
@@ -146,14 +148,20 @@ class _Build:
         found = find(place.root, place.below) if os.path.lexists(place.full) else iter(())
         seen = lost = 0
         unlisted: bytes | None = None
-        for file, old in _merge(found, known):
+        for item in _merge(found, known):
+            if isinstance(item, int):
+                seen += item
+                self.tally.unchanged += item
+                self.progress(Progress("scan", seen))
+                continue
+            file, old = item
             if isinstance(file, Unlisted):
                 unlisted = file.path
                 self._note_unlisted(file, place, root_id, old)
             elif file is not None:
                 seen += 1
                 self._note_found(file, old, root_id or 0, survey)
-                if seen % 5000 == 0:
+                if seen % STRETCH == 0:
                     self.progress(Progress("scan", seen))
             elif old is not None and unlisted is not None and _is_below(old.path, unlisted):
                 self.tally.unchanged += old.image_id is not None
@@ -404,21 +412,43 @@ def _entry(source: Source, picture: Picture, embedded: Embedded | None) -> Entry
 
 
 def _merge(
-    found: Iterable[FoundFile | Unlisted], known: Iterable[Known]
-) -> Iterator[tuple[FoundFile | Unlisted | None, Known | None]]:
-    """Pairs of equal paths from two streams that are ordered by path; None where one has no such path."""
-    left, right = iter(found), iter(known)
-    file, old = next(left, None), next(right, None)
-    while file is not None or old is not None:
-        if old is None or (file is not None and file.path < old.path):
-            yield file, None
-            file = next(left, None)
-        elif file is None or old.path < file.path:
-            yield None, old
-            old = next(right, None)
-        else:
-            yield file, old
-            file, old = next(left, None), next(right, None)
+    found: Iterator[FoundFile | Unlisted], known: Iterator[Known]
+) -> Iterator[tuple[FoundFile | Unlisted | None, Known | None] | int]:
+    """Pairs of equal paths from two streams that are ordered by path; None where one has no such path.
+
+    Or a number: so many images in a row are as they were. In most builds nearly all are, so they are compared many at
+    once.
+    """
+    files: list[FoundFile | Unlisted] = []
+    olds: list[Known] = []
+    while True:
+        files += itertools.islice(found, STRETCH - len(files))
+        olds += itertools.islice(known, STRETCH - len(olds))
+        both = min(len(files), len(olds))
+        if both and _as_they_were(files[:both], olds[:both]):
+            yield both
+            del files[:both], olds[:both]
+            continue
+        i = j = 0
+        while i < len(files) and j < len(olds):
+            file, old = files[i], olds[j]
+            i += file.path <= old.path
+            j += old.path <= file.path
+            yield (file if file.path <= old.path else None), (old if old.path <= file.path else None)
+        if len(olds) < STRETCH:  # there are no more
+            yield from ((file, None) for file in files[i:])
+            i = len(files)
+        if len(files) < STRETCH:
+            yield from ((None, old) for old in olds[j:])
+            j = len(olds)
+        if not i and not j:
+            return
+        del files[:i], olds[:j]
+
+
+def _as_they_were(files: Sequence[FoundFile | Unlisted], olds: Sequence[Known]) -> bool:
+    """Whether these are the same files, each an image of which nothing is left to do."""
+    return all(old[4] is not None and old[6] for old in olds) and [old[:4] for old in olds] == files
 
 
 def _is_below(path: bytes, folder: bytes) -> bool:
