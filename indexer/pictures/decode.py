@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
-from importlib import metadata
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +37,9 @@ class Decoded:
 
 def abilities(max_pixels: int = MAX_PIXELS) -> str:
     """What decides whether a picture can be decoded: a file refused under one answer is tried again under another."""
+    from importlib import metadata  # with these a query need not wait
+    from importlib.util import find_spec
+
     heif = metadata.version("pillow-heif") if find_spec("pillow_heif") else "none"
     ours, pillow = metadata.version("indexer"), metadata.version("pillow")
     return f"indexer {ours}, pillow {pillow}, heif {heif}, {max_pixels} pixels"

@@ -1,4 +1,7 @@
-"""The format of catalog.sqlite, one numbered step a function. The README's Format section says it in prose."""
+"""How catalog.sqlite came to its present format, one numbered step a function; store.FORMAT is the last of them.
+
+The README's Format section says it in prose.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,6 @@ from sqlite_utils import Migrations
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
-
-# 'IDXR': what `file` and SQLite tools show for a catalog
-APPLICATION_ID = 0x49445852
-FORMAT = 2
 
 migrations = Migrations("indexer")
 

@@ -28,6 +28,9 @@ from .sqlite_errors import translated
 from .survey import Survey
 
 FILE = "catalog.sqlite"
+# 'IDXR': what `file` and SQLite tools show for a catalog
+APPLICATION_ID = 0x49445852
+FORMAT = 2
 # rows that are read at once where a whole table streams by
 CHUNK = 8192
 # so many are looked up one by one; for more it is quicker to read about all of them
@@ -120,9 +123,6 @@ class Store:
             self._undo = undo.pop_all()
 
     def _prepare(self, making: bool) -> None:
-        from sqlite_utils import Database
-
-        self._db = Database(self._conn)
         self._conn.create_function("image_checksum", 6, _sql_image_checksum, deterministic=True)
         self._conn.execute("PRAGMA synchronous = FULL")
         self._conn.execute("PRAGMA foreign_keys = ON")
@@ -195,8 +195,6 @@ class Store:
         return bool(self._one("PRAGMA schema_version") == 0)
 
     def _check_format(self) -> None:
-        from .migrations import APPLICATION_ID, FORMAT
-
         application, found = self._one("PRAGMA application_id"), self._one("PRAGMA user_version")
         if application != APPLICATION_ID:
             raise WrongFormat(f"{self.path} is not a catalog. Give --catalog the folder of one, or build a new one.")
@@ -207,15 +205,17 @@ class Store:
             )
 
     def _migrate(self) -> None:
-        from .migrations import APPLICATION_ID, FORMAT, migrations
-
-        found = self._one("PRAGMA user_version")
+        found = self.format
         if found == FORMAT:
             return
+        from sqlite_utils import Database  # a tenth of a second, which most openings need not wait for
+
+        from .migrations import migrations
+
         if found:
             self._copy_to(self.path.with_name(f"catalog.format-{found}.sqlite"))
         with self._writing():
-            migrations.apply(self._db)
+            migrations.apply(Database(self._conn))
             self._conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self._conn.execute(f"PRAGMA user_version = {FORMAT}")
 

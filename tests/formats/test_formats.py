@@ -11,9 +11,9 @@ import pytest
 from sqlite_utils import Database, Migrations
 
 from indexer import Catalog
-from indexer.store import migrations
+from indexer.store import migrations, store
 from indexer.store.salvage import salvage
-from indexer.store.store import FILE, Store
+from indexer.store.store import FILE, FORMAT, Store
 
 from ..conftest import save_picture
 from ..fakes import FakeEmbedder
@@ -28,7 +28,7 @@ def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_the_present_format_is_pinned() -> None:
-    assert [path.name for path in FORMATS] == [f"v{number}" for number in range(1, migrations.FORMAT + 1)]
+    assert [path.name for path in FORMATS] == [f"v{number}" for number in range(1, FORMAT + 1)]
 
 
 def test_it_is_sound(old: Path) -> None:
@@ -76,13 +76,13 @@ def test_reading_changes_nothing(old: Path, tmp_path: Path) -> None:
 
 def test_what_is_sound_can_be_saved_from_it(old: Path) -> None:
     salvage(old)
-    store = Store.open(old)
+    opened = Store.open(old)
     try:
-        assert store.format == migrations.FORMAT
-        assert [store.count(table) for table in ("images", "contents", "vectors")] == [6, 5, 5]
-        assert list(store.problems()) == []
+        assert opened.format == FORMAT
+        assert [opened.count(table) for table in ("images", "contents", "vectors")] == [6, 5, 5]
+        assert list(opened.problems()) == []
     finally:
-        store.close()
+        opened.close()
 
 
 def test_a_migration_copies_first_and_keeps_everything(
@@ -97,12 +97,12 @@ def test_a_migration_copies_first_and_keeps_everything(
 
     before = (old / FILE).read_bytes()
     monkeypatch.setattr(migrations, "migrations", steps)
-    monkeypatch.setattr(migrations, "FORMAT", migrations.FORMAT + 1)
-    store = Store.open(old)
-    assert store.format == migrations.FORMAT
-    assert store.count("images") == 6
-    assert store.connection.execute("SELECT count(something) FROM contents").fetchone() == (0,)
-    store.close()
+    monkeypatch.setattr(store, "FORMAT", FORMAT + 1)
+    opened = Store.open(old)
+    assert opened.format == FORMAT + 1
+    assert opened.count("images") == 6
+    assert opened.connection.execute("SELECT count(something) FROM contents").fetchone() == (0,)
+    opened.close()
     (copy,) = old.glob("catalog.format-*.sqlite")
     assert len(copy.read_bytes()) == len(before)
     conn = sqlite3.connect(copy)
@@ -119,9 +119,8 @@ def test_a_migration_that_fails_changes_nothing(old: Path, monkeypatch: pytest.M
         db.execute("DROP TABLE labels")
         raise RuntimeError("half-way")
 
-    present = migrations.FORMAT
     monkeypatch.setattr(migrations, "migrations", steps)
-    monkeypatch.setattr(migrations, "FORMAT", present + 1)
+    monkeypatch.setattr(store, "FORMAT", FORMAT + 1)
     with pytest.raises(RuntimeError, match="half-way"):
         Store.open(old)
     monkeypatch.undo()
