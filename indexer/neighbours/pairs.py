@@ -6,6 +6,9 @@ almost equal pictures costs no more than another.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +27,8 @@ CUDA_STEP = 16384
 SLACK = 2e-3
 # so many rows take the CPU longer than importing torch does
 WORTH_CUDA = 50_000
+# rows of a tile whose best are looked for at once
+_STRIP = 512
 # so few tiles are done before it is known how long they take
 _FEW_TILES = 50
 
@@ -37,7 +42,7 @@ class Pairs(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """What one tile holds above the threshold: places in its rows and columns, and scores; (M,) each."""
+    """What one tile holds that may count: places in its rows and columns, and scores; (M,) each."""
 
     rows: Ids
     columns: Ids
@@ -52,8 +57,11 @@ class Multiplier(Protocol):
     def load(self, rows: Half) -> Any:
         """Some rows, where they can be multiplied."""
 
-    def hits(self, left: Any, right: Any, threshold: float, top: int) -> Hits:
-        """The scores of a tile above a threshold, and no more than the best `top` of each row and column."""
+    def hits(self, left: Any, right: Any, floors: tuple[Scores, Scores], top: int) -> Hits:
+        """The scores of a tile above the floor of their row or column, and no more than the best `top` of each.
+
+        floors: (rows,) and (columns,).
+        """
 
 
 def pairs_above(
@@ -74,7 +82,7 @@ def pairs_above(
     work = multiplier or fastest(len(rows))
     across = rows if others is None else others
     offset = 0 if others is None else len(rows)  # one numbering for both, so that left < right there too
-    best = _Best(len(rows) + offset, top)
+    best = _Best(len(across) + offset, top, threshold - SLACK)
     tiles = _tiles(len(rows), None if others is None else len(others), work.step)
     loaded = -1
     left: Any = None
@@ -82,8 +90,9 @@ def pairs_above(
         if start != loaded:
             loaded, left = start, work.load(rows[start : start + work.step])
         right = work.load(across[other : other + work.step])
+        floors = best.floors[start : start + len(left)], best.floors[offset + other :][: len(right)]
         # one more, since on the diagonal a row is its own best partner
-        best.add(work.hits(left, right, threshold - SLACK, top + 1), start, offset + other)
+        best.add(work.hits(left, right, floors, top + 1), start, offset + other)
         progress(done, len(tiles))
     first, second = best.pairs()
     return scored(rows, across, first, second - offset, threshold)
@@ -99,9 +108,10 @@ def estimate(
         return 0.0
     across = rows if others is None else others
     left, seconds = work.load(rows[: work.step]), []
+    floors = np.full(work.step, threshold - SLACK, np.float32)
     for other in (0, work.step):  # the first is slower: threads and devices wake up
         started = time.perf_counter()
-        work.hits(left, work.load(across[other : other + work.step]), threshold - SLACK, top + 1)
+        work.hits(left, work.load(across[other : other + work.step]), (floors, floors), top + 1)
         seconds.append(time.perf_counter() - started)
     return min(seconds) * len(tiles)
 
@@ -124,12 +134,16 @@ class Blas:
         whole /= np.where(lengths > 0, lengths, 1)
         return whole
 
-    def hits(self, left: Scores, right: Scores, threshold: float, top: int) -> Hits:
+    def hits(self, left: Scores, right: Scores, floors: tuple[Scores, Scores], top: int) -> Hits:
         """See Multiplier."""
         scores = left @ right.T
-        above = scores >= threshold
-        if np.count_nonzero(above) > top * max(scores.shape):
-            above &= _best_of_rows(scores, top) | _best_of_rows(scores.T, top).T
+        of_rows, of_columns = floors[0][: len(left), None], floors[1][: len(right)]
+        above = scores > min(of_rows.min(), of_columns.min())
+        few = top * max(scores.shape)
+        if np.count_nonzero(above) > few:
+            above = (scores > of_rows) | (scores > of_columns)
+            if np.count_nonzero(above) > few:
+                above &= _best_of_rows(scores, top) | _best_of_rows(scores.T, top).T
         rows, columns = np.nonzero(above)
         return Hits(rows, columns, scores[rows, columns])
 
@@ -150,10 +164,11 @@ class Cuda:
         """See Multiplier."""
         return self._torch.from_numpy(rows).to(self._device)
 
-    def hits(self, left: Any, right: Any, threshold: float, top: int) -> Hits:
+    def hits(self, left: Any, right: Any, floors: tuple[Scores, Scores], top: int) -> Hits:
         """See Multiplier."""
         scores = left @ right.T
-        above = scores >= threshold
+        of_rows, of_columns = (self._torch.from_numpy(floor).to(scores) for floor in floors)
+        above = (scores > of_rows[: len(left), None]) | (scores > of_columns[: len(right)])
         if int(above.sum()) > top * max(scores.shape):
             keep = self._torch.zeros_like(above)
             for dim in (0, 1):
@@ -166,18 +181,31 @@ class Cuda:
 
 def fastest(rows: int) -> Multiplier:
     """A CUDA device where there is one and enough to do for it, else the CPU."""
-    if rows < WORTH_CUDA:
+    if rows < WORTH_CUDA or not _has_driver():
         return Blas()
     import torch
 
     return Cuda() if torch.cuda.is_available() else Blas()
 
 
-class _Best:
-    """The best partners of every row so far: at most `top` each after a tidying, twice as many in between."""
+def _has_driver() -> bool:
+    """Whether torch may find a device: where there is no driver for one, asking torch costs seconds and 700 MB."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return os.path.exists("/dev/kfd")  # AMD's, which torch calls CUDA too
+    return True
 
-    def __init__(self, count: int, top: int) -> None:
+
+class _Best:
+    """The best partners of every row so far: at most `top` each after a tidying, twice as many in between.
+
+    floors: what a score has to exceed to count for a row, (count,).
+    """
+
+    def __init__(self, count: int, top: int, threshold: float) -> None:
         self.top = top
+        self.floors = np.full(count, np.nextafter(np.float32(threshold), np.float32(-np.inf)))
         self.most = 2 * top * max(count, 1)
         self.held = 0
         self.parts: list[tuple[Ids, Ids, Scores]] = []
@@ -200,6 +228,9 @@ class _Best:
         kept = np.arange(len(rows)) - first < self.top
         self.parts = [(rows[kept], partners[kept], scores[kept])]
         self.held = int(kept.sum())
+        # a row that has all it may keep only takes what is better; of equals the earlier stay, as in the order above
+        last = np.flatnonzero(np.arange(len(rows)) - first == self.top - 1)
+        self.floors[rows[last]] = scores[last]
 
     def pairs(self) -> tuple[Ids, Ids]:
         """What is left, each pair once, ordered."""
@@ -215,7 +246,9 @@ def _best_of_rows(scores: Scores, top: int) -> npt.NDArray[np.bool_]:
     """Marks the `top` largest of each row."""
     marks = np.zeros(scores.shape, np.bool_)
     top = min(top, scores.shape[1])
-    np.put_along_axis(marks, np.argpartition(scores, -top, axis=1)[:, -top:], True, axis=1)
+    for start in range(0, len(scores), _STRIP):
+        strip = slice(start, start + _STRIP)
+        np.put_along_axis(marks[strip], np.argpartition(scores[strip], -top, axis=1)[:, -top:], True, axis=1)
     return marks
 
 

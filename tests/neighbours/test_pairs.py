@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from indexer.neighbours.pairs import Blas, Cuda, Pairs, pairs_above, similarity
+from indexer.neighbours import pairs
+from indexer.neighbours.pairs import Blas, Cuda, Hits, Pairs, fastest, pairs_above, similarity
 
 Half = npt.NDArray[np.float16]
 
@@ -89,6 +92,27 @@ def test_many_almost_equal_rows_stay_within_bounds() -> None:
     close = unit(np.ones(8) + 1e-2 * rng.standard_normal((900, 8)))
     found = pairs_above(close, 0.5, 4, multiplier=SmallTiles())
     assert 900 * 2 <= len(found.left) <= 900 * 4
+
+
+def test_a_row_that_has_its_best_takes_no_more() -> None:
+    taken: list[int] = []
+
+    class Counted(SmallTiles):
+        def hits(self, left: np.ndarray, right: np.ndarray, floors: tuple[np.ndarray, np.ndarray], top: int) -> Hits:
+            found = super().hits(left, right, floors, top)
+            taken.append(len(found.rows))
+            return found
+
+    same = np.repeat(rows(1), 300, axis=0)
+    found = pairs_above(same, 0.5, 4, multiplier=Counted())
+    assert sum(taken[-100:]) == 0
+    assert np.bincount(np.concatenate([found.left, found.right])).min() >= 4
+
+
+def test_without_a_driver_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "_has_driver", lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
+    assert isinstance(fastest(10**6), Blas)
 
 
 @pytest.mark.parametrize("count", [0, 1])
