@@ -176,7 +176,7 @@ def index(counts: list[int]) -> None:
         with tempfile.TemporaryDirectory() as scratch, closing(Store.create(Path(scratch))) as store:
             model = fill(store, count)
             started = time.perf_counter()
-            nearest.refresh(store, Path(scratch), lambda _: None, Wish("ivf"), checked=False)
+            nearest.refresh(store, Path(scratch), lambda _: None, Wish("ivf"))
             made = time.perf_counter() - started
             before = from_now_on()
             with store.snapshot():

@@ -271,7 +271,7 @@ def build_ours(rows: np.ndarray, target: Path) -> float:
     print(f"{len(rows) / (time.perf_counter() - started):,.0f} contents a second were stored", file=sys.stderr)
     started = time.perf_counter()
     wish = Wish("ivf") if target.name == "ours-ivf" else None
-    for warning in nearest.refresh(store, target, lambda _: None, wish, checked=False):
+    for warning in nearest.refresh(store, target, lambda _: None, wish):
         print(warning, file=sys.stderr)
     seconds = time.perf_counter() - started
     store.seal()
@@ -360,7 +360,7 @@ def ours_cold(folder: Path) -> list[str]:
     if not small.exists():
         small.mkdir()
         with closing(build_store(small, np.load(folder / "rows.npy", mmap_mode="r")[:10])) as store:
-            nearest.refresh(store, small, lambda _: None, checked=False)
+            nearest.refresh(store, small, lambda _: None)
     add_picture(small, picture)
     ask = [sys.executable, "-m", "indexer", "query", str(picture), "--catalog"]
     run = functools.partial(subprocess.run, stdout=subprocess.DEVNULL, check=True)

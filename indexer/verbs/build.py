@@ -23,6 +23,7 @@ from ..pictures.scan import UNSETTLED, Refused, find, settled
 from ..pictures.workers import Decoders, Limits
 from ..preprocess import Pixels
 from ..records import BuildReport, FoundFile, Progress, Skipped, Source, Unlisted
+from ..store.lock import vouch
 from ..store.store import Entry, Known, Refusal, Store
 from ..store.survey import Survey
 from . import nearest
@@ -108,15 +109,13 @@ class _Build:
         self.named = False
         self.loaded_at = 0.0
         self.embedding_seconds = 0.0
-        self.unclean = False
 
     def run(self, paths: Sequence[str | os.PathLike[str]]) -> BuildReport:
         self.named = bool(paths)
-        self.unclean = not self.store.is_sealed  # whatever was writing last may have been cut off
         if self.options.neighbours is not None:
             self.options.neighbours.check()
         if not self.options.dry_run:
-            remove_left_over(self.folder)
+            self._tidy()
         places, self.tally.warnings = resolve(self.store, paths, prune=self.options.prune)
         survey = self.store.survey()
         ids = self._root_ids(places)
@@ -131,6 +130,12 @@ class _Build:
             self.tally.warnings += self._refresh()
             self.store.seal()
         return self._report()
+
+    def _tidy(self) -> None:
+        remove_left_over(self.folder)
+        if not self.store.is_sealed:  # whatever was writing last may have been cut off
+            nearest.check_left_over(self.store, self.folder)
+        vouch(self.folder)
 
     # -- comparing -------------------------------------------------------------------------------------------------
 
@@ -315,8 +320,7 @@ class _Build:
 
     def _refresh(self) -> list[str]:
         wish, optimize = self.options.neighbours, self.options.optimize
-        checked = self.unclean
-        return nearest.refresh(self.store, self.folder, self.progress, wish, optimize=optimize, checked=checked)
+        return nearest.refresh(self.store, self.folder, self.progress, wish, optimize=optimize)
 
     def _report(self) -> BuildReport:
         model, tally = self.store.model(), self.tally

@@ -21,6 +21,7 @@ from ..neighbours.index import (
     write_index,
 )
 from ..records import NeighboursInfo, Progress
+from ..store.lock import vouched
 from ..store.store import Store, StoredModel
 
 Ids = npt.NDArray[np.int64]
@@ -81,20 +82,18 @@ def refresh(
     wish: Wish | None = None,
     *,
     optimize: bool = False,
-    checked: bool,
 ) -> list[str]:
     """Bring the index up to date where it is missing, damaged, far behind, or not what is wished for; returns warnings.
 
     What has come since is added to it; it is made anew when too much has been deleted or added, or what has come is of
     another kind. wish None: what it is now may stay. optimize: make it anew unless it is exactly as the store.
-    checked: see is_usable().
     """
     model = store.model()
     count, last = store.vector_span(model) if model else (0, 0)
     if model is None or count == 0:
         return []
     found = find_index(folder, store.uuid, model.id.key)
-    if found is not None and not is_usable(*found, checked=checked):
+    if found is not None and not is_usable(*found):
         found = None
     if found is not None and _may_stay(store, model, found[1], wish, count, last, optimize):
         remove_others(found[0])  # a process that was killed may have left one
@@ -118,6 +117,14 @@ def refresh(
             "For more: indexer build --neighbours flat, or ivf."
         ]
     return []
+
+
+def check_left_over(store: Store, folder: Path) -> None:
+    """Remove the index that a build which was cut off has left, if it is not what was written."""
+    model = store.model()
+    found = find_index(folder, store.uuid, model.id.key) if model else None
+    if found is not None and not is_usable(*found, checked=True):
+        found[0].unlink(missing_ok=True)
 
 
 def _may_stay(
@@ -180,7 +187,7 @@ class IndexFiles:
         if found is None or found[1].generation > store.generation:
             return None
         path, stamp = found
-        checked = not store.is_sealed
+        checked = not store.is_sealed and not vouched(self.folder)
         try:
             status = path.stat()
         except FileNotFoundError:  # a build has just put another in its place

@@ -61,7 +61,7 @@ def filled(folder: Path, rows: Rows, seen: Bytes, pixels: list[int], kind: str =
         for number in range(len(rows))
     ]
     store.commit(entries, [], store.model())
-    nearest.refresh(store, folder, lambda _: None, Wish(kind, recall=0.97), checked=False)
+    nearest.refresh(store, folder, lambda _: None, Wish(kind, recall=0.97))
     return store
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,8 +21,10 @@ from indexer.neighbours.choosing import Wish
 from indexer.neighbours.index import Stamp as IndexStamp
 from indexer.neighbours.index import find_index, is_sound, read_stamp
 from indexer.records import PictureInfo, Source, Stamp
+from indexer.store.lock import building, vouch
 from indexer.store.store import Entry, Store
 from indexer.verbs import nearest
+from indexer.verbs.nearest import IndexFiles
 
 from ..fakes import FakeEmbedder
 
@@ -87,8 +92,8 @@ def store(folder: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> It
     store.close()
 
 
-def refresh(store: Store, wish: Wish | None = None, optimize: bool = False, checked: bool = False) -> list[str]:
-    return nearest.refresh(store, store.path.parent, lambda _: None, wish, optimize=optimize, checked=checked)
+def refresh(store: Store, wish: Wish | None = None, optimize: bool = False) -> list[str]:
+    return nearest.refresh(store, store.path.parent, lambda _: None, wish, optimize=optimize)
 
 
 def stamp_of(store: Store) -> IndexStamp:
@@ -309,7 +314,7 @@ def test_an_index_that_is_off_is_not_used_and_made_anew(store: Store, rows: np.n
         damage(store, places[where], b"\xf5\xf5")
     queries = made(1, 20)
     assert_near_exact(search(store, queries, 10), rows, np.arange(1, 3001), queries, 10, 0.999)
-    assert refresh(store, checked=False) == []
+    assert refresh(store) == []
     assert is_sound(index_path(store), stamp_of(store))
 
 
@@ -320,10 +325,34 @@ def test_after_a_build_that_was_cut_off_all_of_an_index_is_checked(store: Store,
     queries = made(1, 20)
     assert_near_exact(search(store, queries, 10), rows, np.arange(1, 3001), queries, 10, 0.999)
     before = stamp_of(store)
-    refresh(store, checked=False)
+    refresh(store)
     assert stamp_of(store) == before
-    refresh(store, checked=True)
+    nearest.check_left_over(store, store.path.parent)
+    refresh(store)
     assert is_sound(index_path(store), stamp_of(store))
+
+
+@pytest.mark.usefixtures("large")
+def test_readers_beside_a_build_need_not_check_what_it_has_checked(store: Store, folder: Path) -> None:
+    def is_used() -> bool:
+        model = store.model()
+        assert model
+        return IndexFiles(folder).fitting(store, model) is not None
+
+    damage(store, stamp_of(store).ids, np.full(3000, 7).tobytes())
+    with building(folder, wait=False):
+        assert not is_used()
+        vouch(folder)
+        assert is_used()
+        holder = json.loads((folder / "build.lock").read_text())
+    assert not is_used()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for another in ({"pid": ended.pid}, {"host": "elsewhere"}, {"checked": False}):
+        (folder / "build.lock").write_text(json.dumps({**holder, **another}))
+        assert not is_used()
+    (folder / "build.lock").write_text(json.dumps(holder))
+    assert is_used()
 
 
 @pytest.mark.usefixtures("large")
