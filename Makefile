@@ -41,6 +41,7 @@ lint: $(READY)  ## check style and types
 	$(BIN)/mypy
 
 bench: $(READY)  ## measure speed on this machine
+	$(BIN)/indexer bench --model data/eva-tiny
 	$(BIN)/python -m benchmarks.build
 	$(BIN)/python -m benchmarks.throughput --precisions fp32,int8
 	$(BIN)/python -m benchmarks.supervision

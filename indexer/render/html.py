@@ -13,7 +13,7 @@ from urllib.parse import quote
 from ..errors import IndexerError
 from ..pictures.single import thumbnails
 from ..records import TIERS, Calibration, DuplicatesReport, QueryResult
-from .text import approximate, printable, size
+from .text import approximate, found_duplicates, printable, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -73,7 +73,8 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    made.filters.update(printable=printable, size=size, approximate=approximate, name=_name, folder=_folder, link=_link)
+    made.filters.update(printable=printable, size=size, approximate=approximate, found=found_duplicates)
+    made.filters.update(name=_name, folder=_folder, link=_link)
     return made
 
 

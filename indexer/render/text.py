@@ -201,23 +201,22 @@ def group_table(group: DuplicateGroup) -> Table:
     return table
 
 
-def duplicates(report: DuplicatesReport, plan: Path | None) -> Iterator[str]:
-    """What was found in all, and how to go on."""
+def found_duplicates(report: DuplicatesReport) -> str:
+    """How many there are, of which tiers; or how many pictures are in the other catalog too."""
     others = [image for group in report for image in group.others]
-    counts = ", ".join(
-        f"{sum(image.tier == tier for image in others):,} {tier}"
-        for tier in TIERS
-        if any(o.tier == tier for o in others)
-    )
+    tiers = [(sum(image.tier == tier for image in others), tier) for tier in TIERS]
+    counts = ", ".join(f"{count:,} {tier}" for count, tier in tiers if count) or "none"
     if report.against:
         share = len(others) / report.images if report.images else 0
         found = f"{len(others):,} of {plural(report.images, 'picture')} ({share:.2%})"
-        yield f"{found} are in {printable(report.against)} too: {counts or 'none'}"
-    else:
-        yield (
-            f"{plural(len(report), 'group')} among {plural(report.images, 'picture')}; beside those to keep: "
-            f"{counts or 'none'} ({report.seconds:.1f} s)"
-        )
+        return f"{found} are in {printable(report.against)} too: {counts}"
+    groups = plural(len(report), "group")
+    return f"{groups} of duplicates among {plural(report.images, 'picture')}; beside those to keep: {counts}"
+
+
+def duplicates(report: DuplicatesReport, plan: Path | None) -> Iterator[str]:
+    """What was found in all, and how to go on."""
+    yield f"{found_duplicates(report)} ({report.seconds:.1f} s)"
     freed = sum(image.image.bytes for image in report.removable)
     if freed:
         yield f"Without them {size(freed)} less."

@@ -54,14 +54,14 @@ def test_groups_in_a_pipe(run: Run, folder: Path) -> None:
     assert first[1:4] == ["exact", "keep", "1.0000"]
     assert second[1:3] == ["copy", "remove"]
     assert second[4] == str(folder / "small.jpg")
-    assert "1 group among 4 pictures; beside those to keep: 1 copy" in done.err
+    assert "1 group of duplicates among 4 pictures; beside those to keep: 1 copy" in done.err
     assert "indexer calibrate" in done.err
 
 
 def test_nothing_is_found(run: Run, folder: Path) -> None:
     done = run("dedup", "--tier", "exact")
     assert (done.code, done.out) == (0, "")
-    assert "0 groups among 4 pictures" in done.err
+    assert "0 groups of duplicates among 4 pictures" in done.err
 
 
 def test_a_plan_a_page_and_what_apply_says(run: Run, folder: Path, tmp_path: Path) -> None:
