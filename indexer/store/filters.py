@@ -44,6 +44,34 @@ def images_where(conn: sqlite3.Connection, condition: str) -> npt.NDArray[np.int
         conn.set_authorizer(None)
 
 
+def images_labelled(conn: sqlite3.Connection, label: str) -> npt.NDArray[np.int64]:
+    """The same, of the images of which the current model has a label among its best: a class by any of its names.
+
+    Raises InvalidArgument for one that no class has.
+    """
+    rows = conn.execute(
+        "SELECT class, classes.name, description, model_id FROM classes JOIN models ON models.id = model_id AND current"
+    )
+    classes = [(index, name, text.split(","), model) for index, name, text, model in rows]
+    wanted = label.strip().casefold()
+    named = [
+        (index, model)
+        for index, name, parts, model in classes
+        if wanted in {spelling.strip().casefold() for spelling in (name, ",".join(parts), *parts)}
+    ]
+    if not named:
+        import difflib
+
+        near = difflib.get_close_matches(label, [part.strip() for _, _, parts, _ in classes for part in parts], n=3)
+        hint = f"Did you mean {', '.join(near)}?" if near else "See indexer classify for what the model says."
+        raise InvalidArgument(f"The model knows no label '{label}'. {hint}")
+    sql = (
+        "SELECT labels.content_id, images.id FROM labels JOIN images ON images.content_id = labels.content_id "
+        f"WHERE (class, model_id) IN (VALUES {','.join(['(?, ?)'] * len(named))})"
+    )
+    return np.fromiter(chain.from_iterable(conn.execute(sql, list(chain(*named)))), np.int64).reshape(-1, 2)
+
+
 def balanced(condition: str) -> bool:
     """Whether brackets close in order and quotes end, so that nothing can step out of the brackets around it."""
     depth, position = 0, 0

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CatalogDamaged, CatalogError, CatalogNotFound, InvalidArgument, WrongFormat
+from ..errors import CatalogDamaged, CatalogError, CatalogNotFound, WrongFormat
 from ..files import network_file_system, require_local
 from ..records import Fingerprint, ImageRecord, Label, ModelId, PictureInfo, Preprocess, Skipped, Source, Stamp
 from . import checksums, filters, handles, seal, vectors
@@ -603,46 +603,10 @@ class Store:
         """
         pairs = filters.images_where(self._conn, condition) if condition is not None else None
         if label is not None:
-            labelled = np.array(list(self._images_labelled(label)), np.int64).reshape(-1, 2)
+            with translated(self.path):
+                labelled = filters.images_labelled(self._conn, label)
             pairs = labelled if pairs is None else pairs[np.isin(pairs[:, 1], labelled[:, 1])]
         return None if pairs is None else Passing(_ascending(pairs[:, 0]), _ascending(pairs[:, 1]))
-
-    def _images_labelled(self, label: str) -> Iterable[tuple[int, int]]:
-        model = self.model()
-        classes = self.classes_named(label) if model else []
-        if model is None or not classes:
-            near = self._nearest_classes(label)
-            hint = f"Did you mean {', '.join(near)}?" if near else "See indexer classify for what the model says."
-            raise InvalidArgument(f"The model knows no label '{label}'. {hint}")
-        sql = (
-            "SELECT labels.content_id, images.id FROM labels JOIN images ON images.content_id = labels.content_id "
-            "WHERE model_id = ? AND class IN ({})"
-        )
-        return self._rows_in(sql, classes, [model.row])
-
-    def classes_named(self, label: str) -> list[int]:
-        """Indices of the current model's classes with this name, description, or one of its comma-separated parts."""
-        wanted = label.strip().casefold()
-        return [
-            index
-            for index, name, description in self._classes()
-            if wanted in (name.casefold(), description.casefold())
-            or wanted in (part.strip().casefold() for part in description.split(","))
-        ]
-
-    def _classes(self) -> list[tuple[int, str, str]]:
-        return list(
-            self._rows(
-                "SELECT class, classes.name, description FROM classes JOIN models ON models.id = model_id "
-                "WHERE current = 1 ORDER BY class"
-            )
-        )
-
-    def _nearest_classes(self, label: str) -> list[str]:
-        import difflib
-
-        words = [part.strip() for _, _, description in self._classes() for part in description.split(",")]
-        return difflib.get_close_matches(label, words, n=3)
 
     def images_of(self, contents: Sequence[int]) -> dict[int, list[int]]:
         """Content id -> ids of its images."""
@@ -794,64 +758,12 @@ class Store:
         where = " WHERE reason IS NOT NULL" if table == "skips" else ""
         return int(self._one(f"SELECT count(*) FROM {table}{where}"))
 
-    # -- checking --------------------------------------------------------------------------------------------------
+    # -- repairing -------------------------------------------------------------------------------------------------
 
     @property
     def connection(self) -> sqlite3.Connection:
         """The connection itself, for the store's own tools."""
         return self._conn
-
-    def problems(self) -> Iterator[str]:
-        """What is not as it was written: SQLite's own check, model ids, and the checksum of every row."""
-        with self.snapshot():
-            yield from self._problems()
-
-    def _problems(self) -> Iterator[str]:
-        yield from (row[0] for row in self._rows("PRAGMA integrity_check") if row[0] != "ok")
-        yield from (f"a row of {row[0]} refers to nothing" for row in self._rows("PRAGMA foreign_key_check"))
-        sizes = {}
-        for row, key, name, weights, preprocess, dim, pooling, numerics in self._rows(
-            "SELECT id, key, name, weights, preprocess, dim, pooling, numerics FROM models"
-        ):
-            sizes[row] = vectors.size_of(dim)
-            if ModelId(name, weights, Preprocess.from_json(preprocess), dim, pooling, numerics).key != key:
-                yield f"model {key} is not what its id says"
-        for number, digest, size, *values, found in self._rows(
-            "SELECT id, sha256, bytes, width, height, format, taken, camera, shown, checksum FROM contents"
-        ):
-            if checksums.of_content(digest, size, values) != found:
-                yield f"content {number} is damaged"
-        for number, pixels, signature, found, digest in self._rows(
-            "SELECT contents.id, pixels, signature, fingerprints.checksum, sha256 FROM contents "
-            "LEFT JOIN fingerprints ON content_id = contents.id"
-        ):
-            if found is None or checksums.checksum(digest, pixels, signature) != found:
-                yield f"the fingerprint of content {number} is damaged"
-        for number, content, model, blob, found, digest in self._rows(
-            "SELECT vectors.id, content_id, model_id, vector, labels_checksum, sha256 FROM vectors "
-            "JOIN contents ON contents.id = content_id"
-        ):
-            if not vectors.intact(blob, digest, sizes.get(model, -1)):
-                yield f"vector {number} is damaged"
-            if checksums.of_labels(digest, self._stored_labels(content, model)) != found:
-                yield f"the labels of vector {number} are damaged"
-        for number, *row, found in self._rows(
-            "SELECT images.id, sha256, root_id, path, size, mtime_ns, ctime_ns, images.checksum FROM images "
-            "JOIN contents ON contents.id = content_id"
-        ):
-            if _sql_image_checksum(*row) != found:
-                yield f"image {number} is damaged"
-
-        for number, digests, decided, found in self._rows("SELECT id, digests, decided_ns, checksum FROM decisions"):
-            if checksums.of_decision(digests, decided) != found:
-                yield f"decision {number} is damaged"
-        for row, report, found in self._rows("SELECT model_id, report, checksum FROM calibrations"):
-            if checksums.checksum(report.encode()) != found:
-                yield f"the calibration of model {row} is damaged"
-
-    def _stored_labels(self, content: int, model: int) -> list[tuple[int, float]]:
-        sql = "SELECT class, probability FROM labels WHERE content_id = ? AND model_id = ? ORDER BY rank"
-        return self._all(sql, [content, model])
 
     def remove_without_vector(self) -> list[bytes]:
         """Forget the images that the current model has no vector for; returns their absolute paths."""

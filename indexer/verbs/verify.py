@@ -11,6 +11,7 @@ from ..files import changing
 from ..neighbours.index import PATTERN, is_sound, read_stamp
 from ..records import BuildReport, VerifyReport
 from ..store import salvage, seal
+from ..store.checking import problems
 from ..store.store import FILE, Store
 
 SHOWN = 20
@@ -24,9 +25,9 @@ def verify(folder: Path) -> VerifyReport:
     Every page of catalog.sqlite against the seal, SQLite's own check, the checksum of every row, the model ids, and
     every neighbour file against its stamp.
     """
-    problems = [*_check_pages(folder), *_check_rows(folder), *_check_indexes(folder)]
+    found = [*_check_pages(folder), *_check_rows(folder), *_check_indexes(folder)]
     notes = [] if (folder / seal.FILE).exists() else [UNSEALED]
-    return VerifyReport(tuple(problems), notes=tuple(notes))
+    return VerifyReport(tuple(found), notes=tuple(notes))
 
 
 def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyReport:
@@ -85,7 +86,7 @@ def _check_rows(folder: Path) -> Iterator[str]:
         yield f"{FILE}: {error}"
         return
     try:
-        for number, problem in enumerate(store.problems()):
+        for number, problem in enumerate(problems(store)):
             if number == SHOWN:
                 yield f"{FILE}: there are more problems"
                 return

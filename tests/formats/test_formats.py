@@ -12,6 +12,7 @@ from sqlite_utils import Database, Migrations
 
 from indexer import Catalog
 from indexer.store import migrations, store
+from indexer.store.checking import problems
 from indexer.store.salvage import salvage
 from indexer.store.store import FILE, FORMAT, Store
 
@@ -80,7 +81,7 @@ def test_what_is_sound_can_be_saved_from_it(old: Path) -> None:
     try:
         assert opened.format == FORMAT
         assert [opened.count(table) for table in ("images", "contents", "vectors")] == [6, 5, 5]
-        assert list(opened.problems()) == []
+        assert list(problems(opened)) == []
     finally:
         opened.close()
 

@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
+from indexer.store.checking import problems
 from indexer.store.store import Entry, Refusal, Store
 
 KNOWN = Fingerprint(bytes(32), bytes(4096))
@@ -88,7 +89,7 @@ class Stores(RuleBasedStateMachine):
             row = self.store.vector_of(place[1], self.model)
             assert row is not None
             assert row @ vector(seed) > 0.999
-        assert list(self.store.problems()) == []
+        assert list(problems(self.store)) == []
 
     def teardown(self) -> None:
         self.store.close()
