@@ -15,7 +15,7 @@ from PIL import Image
 from indexer import BuildReport, Catalog
 from indexer.pictures import batches, scan
 from indexer.preprocess import Pixels
-from indexer.records import Source, Stamp
+from indexer.records import Source
 
 from ..conftest import save_picture
 from ..fakes import FakeEmbedder
@@ -148,11 +148,11 @@ def test_a_clock_that_was_set(
 def fat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stamps as a FAT disk gives them: even seconds, and no time of the last change of the file's facts."""
 
-    def stamp_of(status: os.stat_result) -> Stamp:
+    def compared(status: os.stat_result) -> tuple[int, int, int]:
         moment = status.st_mtime_ns // FAT * FAT
-        return Stamp(status.st_size, moment, moment)
+        return status.st_size, moment, moment
 
-    monkeypatch.setattr(scan, "stamp_of", stamp_of)
+    monkeypatch.setattr(scan, "compared", compared)
 
 
 @pytest.mark.usefixtures("fat")
