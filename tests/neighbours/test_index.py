@@ -13,6 +13,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -353,7 +354,9 @@ def fork(work: Callable[[], None]) -> int:
     if child == 0:
         try:
             resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a handler in Python would wait for what hangs
             signal.alarm(60)
+            faiss.omp_set_num_threads(1)  # the threads of the parent are not here, and would be waited for
             work()
         except BaseException:
             traceback.print_exc()

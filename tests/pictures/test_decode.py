@@ -16,7 +16,6 @@ import pytest
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from indexer.errors import PictureError
-from indexer.pictures import decode as decode_module
 from indexer.pictures.decode import NO_HEIF, abilities, decode
 from indexer.preprocess import fit
 from indexer.records import Preprocess
@@ -576,7 +575,7 @@ def test_abilities_name_what_decides_whether_a_picture_can_be_decoded(monkeypatc
     now = abilities()
     assert all(word in now for word in ("indexer ", "pillow ", "heif ", "250000000 pixels"))
     assert abilities(1000) != now
-    monkeypatch.setattr(decode_module, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert "heif none" in abilities()
 
 
