@@ -37,7 +37,7 @@ class Decoded:
 
 def abilities(max_pixels: int = MAX_PIXELS) -> str:
     """What decides whether a picture can be decoded: a file refused under one answer is tried again under another."""
-    from importlib import metadata  # with these a query need not wait
+    from importlib import metadata  # here, since a query needs neither
     from importlib.util import find_spec
 
     heif = metadata.version("pillow-heif") if find_spec("pillow_heif") else "none"

@@ -109,7 +109,7 @@ def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes
     prefix = below + b"/" if below else b""
     try:
         with os.scandir(os.path.join(root, below) if below else root) as listing:
-            shown = sorted(_shown(listing))  # names are different, so nothing else is compared
+            shown = sorted(dict(_shown(listing)).items())  # by name: each is there once
     except OSError as error:
         yield Unlisted(prefix, why(error, "list"))
         return

@@ -52,17 +52,14 @@ def images_labelled(conn: sqlite3.Connection, label: str) -> npt.NDArray[np.int6
     rows = conn.execute(
         "SELECT class, classes.name, description, model_id FROM classes JOIN models ON models.id = model_id AND current"
     )
-    classes = [(index, name, text.split(","), model) for index, name, text, model in rows]
+    known = [((index, model), (name, text, *text.split(","))) for index, name, text, model in rows]
     wanted = label.strip().casefold()
-    named = [
-        (index, model)
-        for index, name, parts, model in classes
-        if wanted in {spelling.strip().casefold() for spelling in (name, ",".join(parts), *parts)}
-    ]
+    named = [one for one, spellings in known if wanted in {spelling.strip().casefold() for spelling in spellings}]
     if not named:
         import difflib
 
-        near = difflib.get_close_matches(label, [part.strip() for _, _, parts, _ in classes for part in parts], n=3)
+        words = [spelling.strip() for _, (_, _, *parts) in known for spelling in parts]
+        near = difflib.get_close_matches(label, words, n=3)
         hint = f"Did you mean {', '.join(near)}?" if near else "See indexer classify for what the model says."
         raise InvalidArgument(f"The model knows no label '{label}'. {hint}")
     sql = (

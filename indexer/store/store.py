@@ -831,8 +831,8 @@ class Store:
 
 _LIVES_ON = "EXISTS (SELECT 1 FROM images AS other WHERE other.content_id = images.content_id AND other.generation > ?)"
 _IMAGE = (
-    "images.id, content_id, roots.path, images.path, sha256, bytes, width, height, format, taken, camera, mtime_ns, "
-    "shown "
+    "images.id, content_id, roots.path, images.path, "
+    "sha256, bytes, width, height, format, taken, camera, mtime_ns, shown "
     "FROM images JOIN roots ON roots.id = root_id JOIN contents ON contents.id = content_id"
 )
 

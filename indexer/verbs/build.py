@@ -30,9 +30,9 @@ from . import nearest
 from .roots import Place, resolve
 
 COMMIT_IMAGES = 1000
+COMMIT_SECONDS = 5.0
 # files that are compared at once with what is known of them
 STRETCH = 1000
-COMMIT_SECONDS = 5.0
 MAX_WORKERS = 32
 # more than this share of a root vanishing at once looks like an accident
 SAFE_REMOVAL = 0.10
@@ -452,7 +452,7 @@ def _merge(
 
 def _as_they_were(files: Sequence[FoundFile | Unlisted], olds: Sequence[Known]) -> bool:
     """Whether these are the same files, each an image of which nothing is left to do."""
-    return all(old[4] is not None and old[6] for old in olds) and [old[:4] for old in olds] == files
+    return all(old.image_id is not None and old.current for old in olds) and [old[:4] for old in olds] == files
 
 
 def _is_below(path: bytes, folder: bytes) -> bool:

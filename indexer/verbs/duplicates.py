@@ -365,12 +365,12 @@ class _Search:
             action: Action = "remove" if link.tier in SURE and not link.to_ask else "leave"
             others.append(DuplicateImage(image, scores[image.sha256], link.tier, action, link.why))
         others.sort(key=lambda other: (TIERS.index(other.tier), -other.score, other.path))
-        why = (
-            "the other catalog is only read" if self.across else self.keeping.why(keeper, [image for image, _ in whole])
-        )
-        keep = DuplicateImage(keeper, 1.0, "exact", "keep", why)
+        keep = DuplicateImage(keeper, 1.0, "exact", "keep", self._why_kept(keeper, [image for image, _ in whole]))
         images = [keeper, *(other.image for other in others)]
         return DuplicateGroup(hashlib.sha256(b"".join(_digests(images))).hexdigest()[:12], keep, tuple(others))
+
+    def _why_kept(self, keeper: ImageRecord, others: Sequence[ImageRecord]) -> str:
+        return "the other catalog is only read" if self.across else self.keeping.why(keeper, others)
 
     def _link_of(self, image: ImageRecord, node: Node, leader: Node) -> Link:
         keeper, *more = self.records[leader]

@@ -94,14 +94,20 @@ def _rule(name: str) -> Rule:
 
 def _pixels(image: ImageRecord) -> float:
     """Pixels within uniform borders: a copy in a frame is larger than its original, and shows no more."""
-    shown = 1000 if image.shown is None or image.shown >= _NO_BORDER else image.shown
-    shown -= shown % _BORDER_STEP
-    return image.width * image.height * shown / 1000
+    shown = 1000 if _is_whole(image) else image.shown or 0
+    return image.width * image.height * (shown - shown % _BORDER_STEP) / 1000
+
+
+def _is_whole(image: ImageRecord) -> bool:
+    """Whether it has no border, as far as anybody has looked."""
+    return image.shown is None or image.shown >= _NO_BORDER
 
 
 def _says_pixels(image: ImageRecord, other: ImageRecord) -> str:
-    framed = image.width * image.height <= other.width * other.height
-    return f"{image.width}x{image.height}" + (" without a border" if framed else "")
+    size = f"{image.width}x{image.height}"
+    if image.width * image.height > other.width * other.height:
+        return size
+    return f"{size} without a border" if _is_whole(image) else f"{size} with less of a border"
 
 
 def _exif(image: ImageRecord) -> int:

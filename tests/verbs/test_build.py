@@ -18,8 +18,9 @@ from indexer import BuildReport, Catalog, InvalidArgument, Progress, UnsafeRemov
 from indexer.embed.embedder import Embedded
 from indexer.pictures import scan
 from indexer.preprocess import Pixels
+from indexer.records import FoundFile
 from indexer.render import jsonl, text
-from indexer.store.store import Entry, Store
+from indexer.store.store import Entry, Known, Store
 from indexer.verbs import build as build_verb
 
 from ..conftest import save_picture
@@ -450,3 +451,30 @@ def test_a_model_folder_is_found_again_from_everywhere(
     with Catalog.open(tmp_path / "catalog", loader=load) as catalog:
         catalog.embedder()
     assert asked == [str(tmp_path / "model")] * 2
+
+
+@pytest.mark.parametrize("stretch", [1, 2, 3, 5, 100])
+def test_two_streams_are_compared_as_wholes(monkeypatch: pytest.MonkeyPatch, stretch: int) -> None:
+    """However many at once: every path comes once, in order, and only what is as it was is just counted."""
+    monkeypatch.setattr(build_verb, "STRETCH", stretch)
+    rng = np.random.default_rng(stretch)
+    for _ in range(200):
+        paths = [b"%02d" % number for number in range(rng.integers(0, 13))]
+        few = rng.choice([0.02, 0.3])  # how often something has changed
+        found = [FoundFile(path, 1, 2, 3) for path in paths if rng.random() > few]
+        olds = [
+            Known(path, 1, 2, 3 + int(rng.random() < few), None if rng.random() < few else 7, None, rng.random() > few)
+            for path in paths
+            if rng.random() > few
+        ]
+        files, known = {file.path: file for file in found}, {old.path: old for old in olds}
+        expected = [(files.get(path), known.get(path)) for path in sorted(files.keys() | known.keys())]
+        for item in build_verb._merge(iter(found), iter(olds)):
+            if not isinstance(item, int):
+                assert item == expected.pop(0)
+                continue
+            for file, old in expected[:item]:
+                assert file and old and old.image_id and old.current and old[:4] == file
+            assert item > 0
+            del expected[:item]
+        assert not expected

@@ -69,6 +69,12 @@ def test_a_frame_is_not_resolution(border: int) -> None:
     assert Keeping.parse(DEFAULT).why(CAMERA, [framed]).startswith("4032x3024 without a border")
 
 
+def test_of_two_with_borders_the_one_that_shows_more_is_kept() -> None:
+    wide, narrow = replace(CAMERA, path="/p/a.jpg", shown=500), replace(CAMERA, shown=800)
+    assert best("resolution", wide, narrow) is narrow
+    assert Keeping.parse("resolution").why(narrow, [wide]) == "4032x3024 with less of a border"
+
+
 def test_copies_whose_borders_differ_by_a_line_are_equal() -> None:
     assert best(DEFAULT, replace(CAMERA, shown=975), replace(STRIPPED, shown=1000)).path == CAMERA.path
     assert best(DEFAULT, replace(CAMERA, shown=703), replace(STRIPPED, shown=712)).path == CAMERA.path
