@@ -31,7 +31,8 @@ from indexer.neighbours.choosing import Wish
 from indexer.neighbours.pairs import STEP, pairs_above
 from indexer.pictures.edits import EDITS
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
-from indexer.store.store import Entry, Store, StoredModel
+from indexer.store.rows import Entry, StoredModel
+from indexer.store.store import Store
 from indexer.verbs import candidates, nearest
 
 ROOT = Path(__file__).parents[1]
@@ -235,7 +236,8 @@ def digest_of(number: int) -> bytes:
 
 def copies_found(store: Store, nodes: candidates.Nodes, found: candidates.Candidates, count: int) -> float:
     originals, copies = (
-        nodes.places_of(np.array([store.content_of(digest_of(i)) for i in range(first, count, 10)])) for first in (0, 1)
+        nodes.places_of(np.array([store.images.content_of(digest_of(i)) for i in range(first, count, 10)]))
+        for first in (0, 1)
     )
     wanted = np.minimum(originals, copies) * count + np.maximum(originals, copies)
     return float(np.isin(wanted, found.left * count + found.right).mean())

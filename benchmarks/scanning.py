@@ -21,7 +21,8 @@ from indexer import Catalog
 from indexer.pictures.scan import stamp_of
 from indexer.pictures.signature import SIGNATURE_BYTES
 from indexer.records import Fingerprint, PictureInfo, Source
-from indexer.store.store import Entry, Store
+from indexer.store.rows import Entry
+from indexer.store.store import Store
 from tests.fakes import FakeEmbedder
 
 from .build import report, timed

@@ -37,7 +37,8 @@ from PIL import Image, ImageEnhance
 from indexer import Catalog
 from indexer.neighbours.choosing import Wish
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
-from indexer.store.store import Entry, Store
+from indexer.store.rows import Entry
+from indexer.store.store import Store
 from indexer.verbs import nearest
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,8 @@ import numpy as np
 
 from indexer.pictures.signature import SIGNATURE_BYTES
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
-from indexer.store.store import Entry, Store
+from indexer.store.rows import Entry
+from indexer.store.store import Store
 
 from .build import report
 

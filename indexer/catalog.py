@@ -33,7 +33,8 @@ from .records import (
     Tier,
     VerifyReport,
 )
-from .store.store import Store, StoredModel
+from .store.rows import StoredModel
+from .store.store import Store
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -371,7 +372,7 @@ class Catalog:
 
     def paths(self, ids: Iterable[int]) -> dict[int, list[str]]:
         """Where the images of some contents are; an id that is not there is left out."""
-        return self._store.paths_of([int(id) for id in ids])
+        return self._store.images.paths_of([int(id) for id in ids])
 
     def info(self) -> CatalogInfo:
         """What is in the catalog."""
@@ -397,15 +398,15 @@ class Catalog:
 
     def __iter__(self) -> Iterator[ImageRecord]:
         """Every image, ordered by path."""
-        return self._store.images()
+        return iter(self._store.images)
 
     def __contains__(self, path: object) -> bool:
         """Whether the file at a path is in the catalog."""
-        return isinstance(path, (str, os.PathLike)) and self._store.place_of(_full(path)) is not None
+        return isinstance(path, (str, os.PathLike)) and self._store.images.place_of(_full(path)) is not None
 
     def __getitem__(self, path: str | os.PathLike[str]) -> ImageRecord:
         """The image at a path. Raises KeyError."""
-        image = self._store.image_at(_full(path))
+        image = self._store.images.at(_full(path))
         if image is None:
             raise KeyError(os.fspath(path))
         return image

@@ -29,14 +29,8 @@ DOORS = {
     "safetensors": {"embed/eva.py"},
     "huggingface_hub": {"embed/eva.py"},
     "faiss": {"neighbours/index.py", "neighbours/nominator.py"},
-    "sqlite_utils": {"store/store.py", "store/migrations.py"},
-    "sqlite3": {
-        "store/store.py",
-        "store/filters.py",
-        "store/survey.py",
-        "store/salvage.py",
-        "store/sqlite_errors.py",
-    },
+    "sqlite_utils": {"store/connection.py", "store/migrations.py"},
+    "sqlite3": {"store/connection.py", "store/filters.py", "store/salvage.py", "store/sqlite_errors.py"},
     "PIL": {
         "pictures/decode.py",
         "pictures/edits.py",

@@ -12,8 +12,9 @@ from typing import Any
 from ..files import changing, remove_left_over, sync_folder
 from ..records import ModelId, Preprocess, Stamp
 from . import checksums, seal, vectors
+from .connection import read_as_present
 from .sqlite_errors import translated
-from .store import FILE, Store, read_as_present
+from .store import FILE, Store
 
 # a folder, in which the new file is made
 WORKSHOP = "salvage.tmp"
@@ -51,7 +52,7 @@ def salvage(folder: Path) -> str | None:
 
 
 def _copy(damaged: Path, new: Store, sealed: seal.Seal | None) -> None:
-    target = new.connection
+    target = new.sqlite
     target.execute("BEGIN IMMEDIATE")
     try:
         roots = {number: path.encode("utf-8", "surrogateescape") for number, path in sealed.roots} if sealed else {}

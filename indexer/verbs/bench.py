@@ -41,7 +41,8 @@ from ..records import (
     Source,
     Stamp,
 )
-from ..store.store import Entry, Store
+from ..store.rows import Entry
+from ..store.store import Store
 from .build import COMMIT_IMAGES, MAX_WORKERS, BuildOptions, build
 
 PRECISIONS = {"cpu": ("fp32", "bf16", INT8), "cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "fp16")}

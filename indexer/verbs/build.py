@@ -24,7 +24,8 @@ from ..pictures.workers import Decoders, Limits
 from ..preprocess import Pixels
 from ..records import BuildReport, FoundFile, Progress, Skipped, Source, Unlisted
 from ..store.lock import vouch
-from ..store.store import Entry, Known, Refusal, Store
+from ..store.rows import Entry, Known, Refusal
+from ..store.store import Store
 from ..store.survey import Survey
 from . import nearest
 from .roots import Place, resolve
@@ -117,7 +118,7 @@ class _Build:
         if not self.options.dry_run:
             self._tidy()
         places, self.tally.warnings = resolve(self.store, paths, prune=self.options.prune)
-        survey = self.store.survey()
+        survey = Survey(self.store)
         ids = self._root_ids(places)
         for place in places:
             self._compare(place, ids.get(place.root), survey)
@@ -262,7 +263,7 @@ class _Build:
         """Put what came of a batch into the commit window."""
         usable = [bool(np.isfinite(row).all()) for row in embedded.vectors] if embedded else []
         before = {o.source.full: older.pop(o.source.full) for o in batch.outcomes if o.source.full in older}
-        digests = self.store.digests(list(before.values()))
+        digests = self.store.images.digests(list(before.values()))
         for outcome in batch.outcomes:
             image_id = before.get(outcome.source.full)
             source = self._to_store(outcome.source)
@@ -303,20 +304,20 @@ class _Build:
     def _remove(self, survey: Survey, before: int) -> None:
         """Forget what is gone, unless so much of a root is gone that it looks like an accident."""
         since = self.store.finished  # a build that was cut off may have taken in what has moved
-        moved = self.store.moved_by_root(since)
+        moved = survey.moved_by_root(since)
         for root, root_id in self.store.roots().items():
             lost = survey.gone_by_root.get(root_id, 0) - moved.get(root_id, 0)
-            images = self.store.count_in_root(root_id) - (moved.get(root_id, 0))
+            images = self.store.images.count_in(root_id) - (moved.get(root_id, 0))
             if lost > SAFE_REMOVAL * images and not self.options.prune:
                 self.tally.warnings.append(_too_many_gone(root, lost, images))
-                self.store.spare(root_id, since)
+                survey.spare(root_id, since)
         gone = survey.counts()[2]
         if moved:
-            self.tally.moved = self.store.moved(since)
-            self.tally.added -= self.store.moved(before)
+            self.tally.moved = survey.moved(since)
+            self.tally.added -= survey.moved(before)
         self.tally.removed = gone - self.tally.moved
         if gone or survey.gone_skips() or self.store.generation > since:
-            self.store.finish()
+            survey.finish()
 
     def _refresh(self) -> list[str]:
         wish, optimize = self.options.neighbours, self.options.optimize

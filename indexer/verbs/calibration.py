@@ -24,7 +24,8 @@ from ..pictures.edits import EDITS, edited, signature_of
 from ..pictures.signature import likenesses
 from ..pictures.single import shrunk
 from ..records import Calibration, CalibrationPoint, Progress
-from ..store.store import Store, StoredModel
+from ..store.rows import StoredModel
+from ..store.store import Store
 from ..store.vectors import as_stored, normalised
 from .candidates import TOP, Candidates, Nodes
 from .judging import Judge

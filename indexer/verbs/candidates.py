@@ -21,7 +21,8 @@ from ..neighbours.index import Stamp, open_index, path_of, write_index
 from ..neighbours.pairs import SLACK, Pairs, estimate, pairs_above, scored, similarity
 from ..pictures.looks import DIM, looks
 from ..records import Progress
-from ..store.store import Store, StoredModel
+from ..store.rows import StoredModel
+from ..store.store import Store
 from ..store.vectors import normalised
 from .nearest import IndexFiles, Nearest
 
@@ -55,9 +56,9 @@ class Nodes:
     @classmethod
     def of(cls, store: Store, model: StoredModel, *, by_pixels: bool = True) -> Nodes:
         """Reads every vector; memory is that of the vectors. by_pixels: otherwise every content is a node."""
-        twins = {same[0]: same for same in store.same_pixels()} if by_pixels else {}
+        twins = {same[0]: same for same in store.fingerprints.same_pixels()} if by_pixels else {}
         others = frozenset(content for same in twins.values() for content in same[1:])
-        contents, rows = store.half_vectors(model, without=others)
+        contents, rows = store.vectors.halves(model, without=others)
         return cls(store, model, np.array(contents, np.int64), rows, twins)
 
     def subset(self, contents: Sequence[int]) -> Nodes:
@@ -100,12 +101,12 @@ class Nodes:
 
     def path_of(self, content: int) -> str:
         """Where a picture with this content is; the first by path where there are several."""
-        images = self.store.images_by_id(self.store.images_of([content])[content])
+        images = self.store.images.by_id(self.store.images.of([content])[content])
         return min(image.path for image in images.values())
 
     def signature_of(self, content: int) -> bytes:
         """The signature of one content."""
-        return self.store.fingerprints([content])[content].signature
+        return self.store.fingerprints.of([content])[content].signature
 
     def search(self) -> Nearest:
         """A search over the catalog's vectors, all of them; open it within a snapshot."""
@@ -114,7 +115,7 @@ class Nodes:
     def looks(self) -> Half:
         """A row for every node, (N, 256)."""
         rows = np.zeros((len(self.contents), DIM), np.float16)
-        for contents, signatures in self.store.signatures():
+        for contents, signatures in self.store.fingerprints.signatures():
             here = [i for i, content in enumerate(contents) if content in self._place]
             rows[[self._place[contents[i]] for i in here]] = looks(signatures[here])
         return rows

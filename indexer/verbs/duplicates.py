@@ -28,7 +28,8 @@ from ..records import (
     Progress,
     Tier,
 )
-from ..store.store import Store, StoredModel
+from ..store.rows import StoredModel
+from ..store.store import Store
 from .calibration import Thresholds, thresholds
 from .candidates import TOP, Candidates, Nodes, candidates
 from .judging import Judge, Judged
@@ -258,14 +259,16 @@ class _Search:
         """The pictures that both catalogs hold."""
         ours, theirs = self.nodes
         key: Literal["pixels", "sha256"] = "pixels" if self._wants("pixels") else "sha256"
-        for left, right in _in_both(ours.store.contents_by(key), theirs.store.contents_by(key)):
+        for left, right in _in_both(
+            ours.store.fingerprints.contents_by(key), theirs.store.fingerprints.contents_by(key)
+        ):
             a, b = Node(0, ours.stands_for(left)), Node(1, theirs.stands_for(right))
             self.links[a, b] = self.links[b, a] = Link("pixels", "")
 
     def _repeated(self) -> set[Node]:
         """Pictures that several images show."""
         nodes = self.nodes[0]
-        several = {nodes.stands_for(content) for content in nodes.store.repeated()} | set(nodes.twins)
+        several = {nodes.stands_for(content) for content in nodes.store.images.repeated()} | set(nodes.twins)
         return {Node(0, content) for content in several}
 
     # -- grouping --------------------------------------------------------------------------------------------------
@@ -276,8 +279,8 @@ class _Search:
             store = all_nodes.store
             mine = sorted(node.content for node in nodes if node.side == side)
             contents = {content: all_nodes.twins.get(content, (content,)) for content in mine}
-            held = store.images_of(sorted({one for same in contents.values() for one in same}))
-            records = store.images_by_id([image for images in held.values() for image in images])
+            held = store.images.of(sorted({one for same in contents.values() for one in same}))
+            records = store.images.by_id([image for images in held.values() for image in images])
             for content, same in contents.items():
                 images = [records[image] for one in same for image in held.get(one, ())]
                 self.records[Node(side, content)] = sorted(images, key=self.keeping.key)
@@ -393,9 +396,9 @@ class _Search:
         for side, digests in wanted.items():
             store, model = self.sides[side]
             for digest in digests:
-                content = store.content_of(bytes.fromhex(digest))
+                content = store.images.content_of(bytes.fromhex(digest))
                 assert content is not None
-                rows[digest] = store.vector_of(content, model)
+                rows[digest] = store.vectors.of_content(content, model)
         first = rows[keeper.sha256]
         assert first is not None
         return {digest: min(max(float(row @ first), -1.0), 1.0) for digest, row in rows.items() if row is not None}

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from ..errors import CatalogError, IndexerError, InvalidArgument
 from ..records import ExportReport, ImageRecord
-from ..store.store import Store, StoredModel
+from ..store.rows import StoredModel
+from ..store.store import Store
 
 COLUMNS = ("path", "sha256", "width", "height", "bytes", "labels")
 BLOCK = 1000
@@ -57,9 +58,9 @@ def export(store: Store, file: Path) -> ExportReport:
 
 def _rows(store: Store, model: StoredModel) -> Iterator[list[Row]]:
     """Blocks of images, ordered by path, each with its vector."""
-    for block in store.image_blocks(BLOCK):
+    for block in store.images.blocks(BLOCK):
         contents = [content for content, _ in block]
-        _, found, rows = store.vectors_of(sorted(set(contents)), model)
+        _, found, rows = store.vectors.of(sorted(set(contents)), model)
         vectors = dict(zip(found, rows, strict=True))
         yield [(image, vectors[content]) for content, image in block]
 

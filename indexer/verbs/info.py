@@ -23,7 +23,7 @@ def info(store: Store, folder: Path) -> CatalogInfo:
         roots=tuple(os.fsdecode(root) for root in store.roots()),
         images=store.count("images"),
         contents=store.count("contents"),
-        vectors=store.vector_span(model)[0] if model else 0,
+        vectors=store.vectors.span(model)[0] if model else 0,
         skipped=store.count("skips"),
         neighbours=nearest.info(store, folder),
         bytes=dict(_sizes(folder)),

@@ -93,5 +93,5 @@ class Judge:
 def _signatures(nodes: Nodes, places: npt.NDArray[np.int64]) -> Likenesses:
     unique, back = np.unique(places, return_inverse=True)
     contents = nodes.contents[unique].tolist()
-    known = nodes.store.fingerprints(contents)
+    known = nodes.store.fingerprints.of(contents)
     return likenesses([known[content].signature for content in contents])[back]

@@ -22,7 +22,8 @@ from ..neighbours.index import (
 )
 from ..records import NeighboursInfo, Progress
 from ..store.lock import vouched
-from ..store.store import Store, StoredModel
+from ..store.rows import StoredModel
+from ..store.store import Store
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -89,7 +90,7 @@ def refresh(
     another kind. wish None: what it is now may stay. optimize: make it anew unless it is exactly as the store.
     """
     model = store.model()
-    count, last = store.vector_span(model) if model else (0, 0)
+    count, last = store.vectors.span(model) if model else (0, 0)
     if model is None or count == 0:
         return []
     found = find_index(folder, store.uuid, model.id.key)
@@ -106,7 +107,7 @@ def refresh(
     if found is not None and wish is None and not optimize and _can_grow(store, model, found[1], count):
         old = open_index(*found, checked=True)
         tail = _blocks(store, model, progress, found[1].last, found[1].covered, count)
-        covered = found[1].covered + store.count_after(model, found[1].last)
+        covered = found[1].covered + store.vectors.count_after(model, found[1].last)
         if old and extend_index(folder, old, tail, replace(fresh, covered=covered, target=found[1].target), advance):
             return []
     kinds = structures(count, model.id.dim, asked)
@@ -155,14 +156,14 @@ def _can_grow(store: Store, model: StoredModel, stamp: Stamp, count: int) -> boo
 
 def _drift(store: Store, model: StoredModel, stamp: Stamp, count: int) -> tuple[int, int]:
     """Vectors that the index does not cover, and vectors in it that are gone."""
-    tail = store.count_after(model, stamp.last)
+    tail = store.vectors.count_after(model, stamp.last)
     return tail, stamp.covered - (count - tail)
 
 
 def _blocks(
     store: Store, model: StoredModel, progress: Callable[[Progress], None], after: int, done: int, count: int
 ) -> Iterator[tuple[Ids, Vectors]]:
-    for ids, _, rows in store.vectors(model, after):
+    for ids, _, rows in store.vectors.blocks(model, after):
         yield ids, rows
         done += len(ids)
         progress(Progress("index", min(done, count), count))
@@ -226,10 +227,10 @@ class Nearest:
 
     def _search(self, queries: Vectors, k: int, contents: Ids | None) -> Neighbours:
         if contents is not None and len(contents) <= FEW:
-            _, candidates, rows = self.store.vectors_of(contents.tolist(), self.model)
+            _, candidates, rows = self.store.vectors.of(contents.tolist(), self.model)
             return _best(candidates, rows, queries, k)
         best = self._covered_ones(queries, k, contents)
-        for _, candidates, rows in self.store.vectors(self.model, after=self._covered):
+        for _, candidates, rows in self.store.vectors.blocks(self.model, after=self._covered):
             if contents is not None:
                 kept = np.flatnonzero(np.isin(candidates, contents)).tolist()
                 candidates, rows = [candidates[i] for i in kept], rows[kept]
@@ -240,7 +241,7 @@ class Nearest:
         """The nearest of what the index covers. It may still name what is gone, and is then asked for more."""
         if self.index is None:
             return _best([], np.empty((0, queries.shape[1]), np.float32), queries, k)
-        allowed = None if contents is None else self.store.vector_ids_of(contents, self.model)
+        allowed = None if contents is None else self.store.vectors.ids_of(contents, self.model)
         wanted = k + SPARE
         while True:
             _, named = self.index.search(queries, wanted, allowed)
@@ -255,7 +256,7 @@ class Nearest:
         A damaged index may name anything: what is unknown, not covered, or named before does not count.
         """
         ids, where = np.unique(named, return_inverse=True)
-        known, contents, rows = self.store.vectors_by_id(ids.tolist(), self.model)
+        known, contents, rows = self.store.vectors.by_id(ids.tolist(), self.model)
         order = np.argsort(known)
         place = np.searchsorted(known[order], ids)
         there = (np.isin(ids, known) & (ids <= self._covered))[where].reshape(named.shape) & _first_of_each(named)
@@ -276,7 +277,7 @@ def graph(store: Store, files: IndexFiles, model: StoredModel, k: int) -> Graph:
     """The k nearest neighbours of every content, in the order of the contents' vectors."""
     search = Nearest(store, files, model)
     every, neighbours, scores = [np.empty(0, np.int64)], [np.empty((0, 0), np.int64)], [np.empty((0, 0), np.float32)]
-    for _, contents, rows in store.vectors(model):
+    for _, contents, rows in store.vectors.blocks(model):
         found = search.search(rows, k + 1)
         own = np.asarray(contents, np.int64)
         others = _without(found, own)

@@ -18,7 +18,8 @@ from ..pictures.decode import MAX_PIXELS, to_rgb
 from ..pictures.single import read_path
 from ..preprocess import Pixels
 from ..records import Match, QueryResult, Skipped
-from ..store.store import Store, StoredModel
+from ..store.rows import StoredModel
+from ..store.store import Store
 from ..store.vectors import as_stored, normalised
 from .embed import stretches
 from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
@@ -56,7 +57,7 @@ def query(
     started = time.monotonic()
     with store.snapshot():
         model = _model(store)
-        passing = store.images_where(options.where, options.label)
+        passing = store.images.where(options.where, options.label)
         vectors, skipped = _vectors(store, model, pictures, embedder, options.max_pixels)
         search = Nearest(store, files, model)
         contents = None if passing is None else passing.contents
@@ -82,7 +83,7 @@ def nearest(
         model = _model(store)
         if vectors.ndim != 2 or vectors.shape[1] != model.id.dim:
             raise InvalidArgument(f"Vectors of shape {vectors.shape} were given; this takes (N, {model.id.dim}).")
-        passing = store.images_where(where, label)
+        passing = store.images.where(where, label)
         contents = None if passing is None else passing.contents
         return Nearest(store, files, model).search(_unit(vectors), k, contents)
 
@@ -107,14 +108,14 @@ def _matches(
     """Contents become images here: every content has at least one, so k contents are enough for k images."""
     itself = None if options.include_self else _image_of(store, picture)
     scores = {content: score for content, score in best.items() if score >= options.min_score}
-    held = store.images_of(list(scores))
+    held = store.images.of(list(scores))
     chosen = [
         (score, image)
         for content, score in scores.items()
         for image in held.get(content, [])
         if image != itself and (images is None or image in images)
     ]
-    records = store.images_by_id([image for _, image in chosen])
+    records = store.images.by_id([image for _, image in chosen])
     ranked = sorted(((score, records[image]) for score, image in chosen), key=lambda pair: (-pair[0], pair[1].path))
     return tuple(Match(rank, score, image) for rank, (score, image) in enumerate(ranked[: options.k], 1))
 
@@ -174,8 +175,8 @@ def _known_vector(store: Store, model: StoredModel, picture: Any) -> npt.NDArray
     if isinstance(picture, np.ndarray):
         return picture
     if isinstance(picture, (str, os.PathLike)):
-        known = store.content_of(read_path(os.fsencode(picture)).sha256)
-        return store.vector_of(known, model) if known is not None else None
+        known = store.images.content_of(read_path(os.fsencode(picture)).sha256)
+        return store.vectors.of_content(known, model) if known is not None else None
     if hasattr(picture, "convert"):
         return np.asarray(to_rgb(picture))
     raise InvalidArgument(f"A {type(picture).__name__} is no picture. Give a path, a PIL image, an array or a vector.")
@@ -197,7 +198,7 @@ def _unit(vectors: npt.NDArray[Any]) -> Vectors:
 def _image_of(store: Store, picture: Any) -> int | None:
     if not isinstance(picture, (str, os.PathLike)):
         return None
-    place = store.place_of(os.path.abspath(os.fsencode(picture)))
+    place = store.images.place_of(os.path.abspath(os.fsencode(picture)))
     return place[0] if place else None
 
 

@@ -23,6 +23,7 @@ from indexer.cli.common import SOME_SKIPPED
 from indexer.neighbours import index
 from indexer.records import Stamp
 from indexer.store.store import Store
+from indexer.store.survey import Survey
 
 from ..fakes import FakeEmbedder
 from .driver import Plan
@@ -186,8 +187,8 @@ def test_what_a_build_has_found_out_must_fit_too(scenes: dict[str, Scene], tmp_p
     """It is kept in temporary tables, which SQLite puts on a disk when they are large."""
     folder = copy_catalog(scenes["changes"].before, tmp_path / "catalog")
     store = Store.open(folder)
-    survey = store.survey()
-    store.connection.execute("PRAGMA temp.max_page_count = 10")
+    survey = Survey(store)
+    store.sqlite.execute("PRAGMA temp.max_page_count = 10")
     with pytest.raises(CatalogError, match="disk is full"):
         for number in range(5000):
             survey.add_todo(1, b"%d.png" % number, Stamp(1, 2, 3), None)
@@ -216,12 +217,12 @@ def test_a_commit_that_fails_leaves_a_catalog_that_goes_on(
             return getattr(self.conn, name)
 
     with Catalog.open(folder, loader=lambda _: FakeEmbedder()) as catalog:
-        conn = catalog._store._conn
-        monkeypatch.setattr(catalog._store, "_conn", Full(conn))
+        conn = catalog._store.sqlite
+        monkeypatch.setattr(catalog._store, "sqlite", Full(conn))
         with pytest.raises(CatalogError, match="disk is full"):
             catalog.build(workers=1)
         assert not conn.in_transaction
-        monkeypatch.setattr(catalog._store, "_conn", conn)
+        monkeypatch.setattr(catalog._store, "sqlite", conn)
         catalog.build(workers=1)
     assert State.of(folder) == scenes["changes"].after
     assert_finished(folder)

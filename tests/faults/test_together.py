@@ -309,7 +309,7 @@ def test_a_reader_of_an_earlier_state_finds_what_has_been_removed_since(
         with store.snapshot():
             model = store.model()
             assert model is not None
-            _, contents, rows = store.vectors_of(range(100), model)
+            _, contents, rows = store.vectors.of(range(100), model)
             for seed in (2, 3):
                 (pictures / f"{seed}.png").unlink()
             with Catalog.open(folder, loader=lambda _: FakeEmbedder()) as catalog:
@@ -429,7 +429,7 @@ def test_the_file_system_of_this_machine() -> None:
 @pytest.fixture
 def on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every path is on a network file system."""
-    for module in ("indexer.files", "indexer.store.store"):
+    for module in ("indexer.files", "indexer.store.connection"):
         monkeypatch.setattr(f"{module}.network_file_system", lambda _: "nfs4")
 
 

@@ -11,10 +11,11 @@ import pytest
 from sqlite_utils import Database, Migrations
 
 from indexer import Catalog
-from indexer.store import migrations, store
+from indexer.store import connection, migrations
 from indexer.store.checking import problems
+from indexer.store.connection import FORMAT
 from indexer.store.salvage import salvage
-from indexer.store.store import FILE, FORMAT, Store
+from indexer.store.store import FILE, Store
 
 from ..conftest import save_picture
 from ..fakes import FakeEmbedder
@@ -98,11 +99,11 @@ def test_a_migration_copies_first_and_keeps_everything(
 
     before = (old / FILE).read_bytes()
     monkeypatch.setattr(migrations, "migrations", steps)
-    monkeypatch.setattr(store, "FORMAT", FORMAT + 1)
+    monkeypatch.setattr(connection, "FORMAT", FORMAT + 1)
     opened = Store.open(old)
     assert opened.format == FORMAT + 1
     assert opened.count("images") == 6
-    assert opened.connection.execute("SELECT count(something) FROM contents").fetchone() == (0,)
+    assert opened.sqlite.execute("SELECT count(something) FROM contents").fetchone() == (0,)
     opened.close()
     (copy,) = old.glob("catalog.format-*.sqlite")
     assert len(copy.read_bytes()) == len(before)
@@ -121,7 +122,7 @@ def test_a_migration_that_fails_changes_nothing(old: Path, monkeypatch: pytest.M
         raise RuntimeError("half-way")
 
     monkeypatch.setattr(migrations, "migrations", steps)
-    monkeypatch.setattr(store, "FORMAT", FORMAT + 1)
+    monkeypatch.setattr(connection, "FORMAT", FORMAT + 1)
     with pytest.raises(RuntimeError, match="half-way"):
         Store.open(old)
     monkeypatch.undo()

@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
 from indexer.store.checking import problems
-from indexer.store.store import Entry, Refusal, Store
+from indexer.store.rows import Entry, Refusal
+from indexer.store.store import Store
+from indexer.store.survey import Survey
 
 KNOWN = Fingerprint(bytes(32), bytes(4096))
 MODEL = ModelId("m", "0" * 64, Preprocess((8, 8)), dim=8)
@@ -64,11 +66,11 @@ class Stores(RuleBasedStateMachine):
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
         gone = data.draw(st.sets(st.sampled_from(sorted(self.images))))
-        survey = self.store.survey()
+        survey = Survey(self.store)
         for known in self.store.known(self.root, b"", self.model, set()):
             if known.path in gone:
                 survey.add_gone(self.root, known.path, known.image_id)
-        self.store.finish()
+        survey.finish()
         for path in gone:
             del self.images[path]
 
@@ -84,9 +86,9 @@ class Stores(RuleBasedStateMachine):
         assert {known.path for known in found if known.image_id is not None} == set(self.images)
         assert {known.path: known.reason for known in found if known.image_id is None} == self.skips
         for path, seed in self.images.items():
-            place = self.store.place_of(b"/r/" + path)
+            place = self.store.images.place_of(b"/r/" + path)
             assert place
-            row = self.store.vector_of(place[1], self.model)
+            row = self.store.vectors.of_content(place[1], self.model)
             assert row is not None
             assert row @ vector(seed) > 0.999
         assert list(problems(self.store)) == []

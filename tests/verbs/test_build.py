@@ -20,7 +20,8 @@ from indexer.pictures import scan
 from indexer.preprocess import Pixels
 from indexer.records import FoundFile
 from indexer.render import jsonl, text
-from indexer.store.store import Entry, Known, Store
+from indexer.store.rows import Entry, Known
+from indexer.store.store import Store
 from indexer.verbs import build as build_verb
 
 from ..conftest import save_picture

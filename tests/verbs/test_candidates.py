@@ -13,7 +13,8 @@ import pytest
 from indexer.neighbours import pairs
 from indexer.neighbours.choosing import Wish
 from indexer.records import Fingerprint, PictureInfo, Progress, Source, Stamp
-from indexer.store.store import Entry, Store
+from indexer.store.rows import Entry
+from indexer.store.store import Store
 from indexer.verbs import candidates, nearest
 from indexer.verbs.candidates import TOP, TOP_LOOKS, Candidates, Nodes
 

@@ -22,7 +22,9 @@ from indexer.neighbours.index import Stamp as IndexStamp
 from indexer.neighbours.index import find_index, is_sound, read_stamp
 from indexer.records import PictureInfo, Source, Stamp
 from indexer.store.lock import building, vouch
-from indexer.store.store import Entry, Store
+from indexer.store.rows import Entry
+from indexer.store.store import Store
+from indexer.store.survey import Survey
 from indexer.verbs import nearest
 from indexer.verbs.nearest import IndexFiles
 
@@ -60,12 +62,12 @@ def add(store: Store, rows: np.ndarray, first: int) -> None:
 
 
 def forget(store: Store, numbers: list[int]) -> None:
-    survey = store.survey()
+    survey = Survey(store)
     for number in numbers:
-        place = store.place_of(b"/p/%07d.png" % number)
+        place = store.images.place_of(b"/p/%07d.png" % number)
         assert place
         survey.add_gone(1, b"%07d.png" % number, place[0])
-    store.finish()
+    survey.finish()
 
 
 @pytest.fixture

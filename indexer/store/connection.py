@@ -1,0 +1,236 @@
+"""An open catalog.sqlite: its format, its transactions, and statements whose errors are translated.
+
+The one door to sqlite-utils.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import CatalogError, CatalogNotFound, WrongFormat
+from ..files import network_file_system
+from . import handles, seal
+from .sqlite_errors import translated
+
+# 'IDXR': what `file` and SQLite tools show for a catalog
+APPLICATION_ID = 0x49445852
+FORMAT = 2
+BUSY_SECONDS = 60.0
+LOG_PAGES = 16384
+# values that one statement takes; SQLite allowed 999 for a long time
+IN_ONE_STATEMENT = 900
+# rows that are read at once where a whole table streams by
+CHUNK = 8192
+
+
+class Connection:
+    """An open catalog.sqlite."""
+
+    def __init__(self, path: Path, *, readonly: bool = False, making: bool = False) -> None:
+        """Opens it, and migrates it unless readonly; making: it may be new."""
+        self.path = path
+        self.readonly = readonly
+        with ExitStack() as undo, translated(path):
+            try:
+                inode = handles.hold(path, making=making)
+            except OSError as error:
+                raise CatalogError(
+                    f"{path} cannot be opened ({error.strerror}). Check the disk and the permissions."
+                ) from error
+            undo.callback(handles.let_go, inode)
+            self.sqlite = _connect_readonly(path) if readonly else _connect(path)
+            undo.callback(self.sqlite.close)
+            self._prepare(making)
+            self._undo = undo.pop_all()
+
+    def _prepare(self, making: bool) -> None:
+        self.sqlite.execute("PRAGMA synchronous = FULL")
+        self.sqlite.execute("PRAGMA foreign_keys = ON")
+        self.sqlite.execute("PRAGMA cache_size = -16384")  # KiB; more makes nothing faster
+        # pages: SQLite's 1,000 would have every commit of a build also write to the file itself, and sync it
+        self.sqlite.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        if not self._is_empty():
+            self._check_format()
+        elif making:
+            self.sqlite.execute("PRAGMA journal_mode = WAL")
+        else:  # whoever was making it was killed before the first commit
+            folder = self.path.parent
+            raise CatalogNotFound(f"The catalog in {folder} was never finished. Make it: indexer build FOLDER.")
+        if self.readonly:
+            read_as_present(self.sqlite)
+            self.sqlite.execute("PRAGMA query_only = ON")
+        else:
+            self._migrate()
+
+    def close(self) -> None:
+        """Close the file; SQLite folds its write-ahead log in."""
+        self._undo.close()
+
+    # -- format ----------------------------------------------------------------------------------------------------
+
+    def _is_empty(self) -> bool:
+        return bool(self.one("PRAGMA schema_version") == 0)
+
+    def _check_format(self) -> None:
+        application, found = self.one("PRAGMA application_id"), self.one("PRAGMA user_version")
+        if application != APPLICATION_ID:
+            raise WrongFormat(f"{self.path} is not a catalog. Give --catalog the folder of one, or build a new one.")
+        if found > FORMAT:
+            raise WrongFormat(
+                f"{self.path} has format {found}; this indexer knows up to {FORMAT}. "
+                "Upgrade: pip install --upgrade indexer."
+            )
+
+    def _migrate(self) -> None:
+        found = self.format
+        if found == FORMAT:
+            return
+        from sqlite_utils import Database  # a tenth of a second, which most openings need not wait for
+
+        from .migrations import migrations
+
+        if found:
+            self._copy_to(self.path.with_name(f"catalog.format-{found}.sqlite"))
+        with self.writing():
+            migrations.apply(Database(self.sqlite))
+            self.sqlite.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self.sqlite.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _copy_to(self, target: Path) -> None:
+        """A whole copy, before a migration changes anything."""
+        copy = sqlite3.connect(target)
+        try:
+            self.sqlite.backup(copy)
+        finally:
+            copy.close()
+
+    @property
+    def format(self) -> int:
+        """The number of the file's format."""
+        return int(self.one("PRAGMA user_version"))
+
+    @property
+    def uuid(self) -> str:
+        """Made when the catalog was created, and never changed."""
+        return str(self.one("SELECT value FROM meta WHERE key = 'uuid'"))
+
+    @property
+    def generation(self) -> int:
+        """How many transactions have been committed."""
+        return int(self.one("SELECT value FROM meta WHERE key = 'generation'"))
+
+    @property
+    def finished(self) -> int:
+        """The generation in which the last build came to its end; what is newer comes from builds that did not."""
+        row = self.row("SELECT value FROM meta WHERE key = 'finished'")
+        return int(row[0]) if row else 0
+
+    # -- statements --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction, which makes the next generation, or nothing at all."""
+        with translated(self.path):
+            if not self.readonly:
+                seal.break_it(self.path)
+            self.sqlite.execute("BEGIN IMMEDIATE")  # a lock taken at the start cannot fail half-way
+            try:
+                yield
+                self.sqlite.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+                self.sqlite.commit()
+            except BaseException:
+                self.sqlite.rollback()
+                raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything that is read within comes from one generation."""
+        with translated(self.path):
+            self.sqlite.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self.sqlite.rollback()
+
+    def rows(self, sql: str, values: Any = ()) -> Iterator[Any]:
+        """Rows of a statement, as they come."""
+        with translated(self.path):
+            yield from self.sqlite.execute(sql, values)
+
+    def all(self, sql: str, values: Any = ()) -> list[Any]:
+        """All its rows, so that it has ended."""
+        with translated(self.path):
+            return self.sqlite.execute(sql, values).fetchall()
+
+    def row(self, sql: str, values: Any = ()) -> Any:
+        """Its first row, or None."""
+        with translated(self.path):
+            return self.sqlite.execute(sql, values).fetchone()
+
+    def one(self, sql: str, values: Any = ()) -> Any:
+        """The first value of its first row."""
+        return self.row(sql, values)[0]
+
+    def rows_in(self, sql: str, values: Sequence[Any], first: Sequence[Any] = ()) -> Iterator[Any]:
+        """Rows of a statement with an IN ({}) of any length."""
+        for start in range(0, len(values), IN_ONE_STATEMENT):
+            part = values[start : start + IN_ONE_STATEMENT]
+            yield from self.all(sql.format(",".join("?" * len(part))), [*first, *part])
+
+
+def in_parts(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """The same rows in lists of some size."""
+    part: list[Any] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def read_as_present(conn: sqlite3.Connection) -> None:
+    """Have a file of an older format look like one of the present format, for somebody who must not change it.
+
+    A temporary view goes before the table of the same name.
+    """
+    columns, shown = conn.execute("SELECT count(*), sum(name = 'shown') FROM pragma_table_info('contents')").fetchone()
+    if columns and not shown:
+        conn.execute("CREATE TEMP VIEW contents AS SELECT *, NULL AS shown FROM main.contents")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def _connect_readonly(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing.
+
+    Where the folder can be written it is an ordinary one, which tidies SQLite's log files up when it closes. On a disk
+    that cannot be written, or a network file system, nobody builds, so there is no log to look for and nothing to lock.
+    The same goes for a disk that is too full for SQLite's empty log files.
+    """
+    log = path.with_name(path.name + "-wal")
+    writable = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK) and not network_file_system(path)
+    if writable:
+        conn = _connect_as(path, "rw")
+        try:
+            conn.execute("PRAGMA schema_version")
+            return conn
+        except sqlite3.OperationalError:
+            conn.close()
+            if log.exists() and log.stat().st_size:
+                raise
+    return _connect_as(path, "ro" if log.exists() and not writable else "ro&immutable=1")
+
+
+def _connect_as(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"file:{quote(os.fsencode(path.resolve()))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
