@@ -2,7 +2,7 @@
 
 PackedLinears: for AMD processors. Torch gives fp32 products to MKL, which keeps to 256 bits on processors that are not
 Intel's; oneDNN, which torch has too and uses for bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s against 470.
-Without AVX-512 (Zen 3) the whole model gains 1.1 x, since its weights are laid out only once.
+Without AVX-512 (Zen 3) batches of four come to what torch's own reach with batches of eight, 1.1 x.
 `benchmarks/build.py` measures the whole model.
 
 Int8Linears: weights and activations in eight bits, for --precision int8. oneDNN's own operators are used, not torch's
