@@ -312,6 +312,7 @@ def test_a_disk_that_grows_until_the_build_gets_through(
     scenes: dict[str, Scene], tmp_path: Path, mounted: Callable[[int], Path]
 ) -> None:
     scene, log = scenes["changes"], tmp_path / "log"
+    assert scene.before
     # KiB: what is there already in pages of 4, and hardly more
     size = 8 + sum(4 * -(-file.stat().st_size // 4096) for file in scene.before.iterdir())
     refused = 0
