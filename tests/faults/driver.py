@@ -140,6 +140,7 @@ def points() -> dict[str, Callable[[Grief], None]]:
     from indexer.pictures.workers import Decoders
     from indexer.store import lock, salvage, seal
     from indexer.store.store import Store
+    from indexer.store.survey import Survey
     from indexer.verbs import build, nearest
 
     return {
@@ -165,8 +166,8 @@ def points() -> dict[str, Callable[[Grief], None]]:
         "commit contents": after(Store, "_insert_contents"),
         "commit vectors": after(Store, "_insert_vectors"),
         "commit after": after(Store, "commit"),
-        "clean-up before": before(Store, "finish"),
-        "clean-up after": after(Store, "finish"),
+        "clean-up before": before(Survey, "finish"),
+        "clean-up after": after(Survey, "finish"),
         "index before": before(index, "_write_rows"),
         "index after": after(index, "_write_rows"),
         "stamp after": after(index, "_append_stamp"),
