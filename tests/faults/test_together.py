@@ -292,7 +292,7 @@ def test_readers_see_whole_states(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("whole_commits")
 def test_readers_see_whole_states_for_a_minute(tmp_path: Path) -> None:
     seen = read_while_building(tmp_path, seconds=60, processes=4, threads=5)
-    assert seen["states"] > seen["builds"] / 2 > 2, seen  # how many there are is the machine's speed
+    assert seen["states"] > 30, seen
 
 
 def test_a_reader_of_an_earlier_state_finds_what_has_been_removed_since(
