@@ -33,12 +33,20 @@ class Store(Connection):
     What was written is read through images, vectors and fingerprints.
     """
 
-    def __init__(self, path: Path, *, readonly: bool = False, making: bool = False) -> None:
-        """Use open() or create()."""
-        super().__init__(path, readonly=readonly, making=making)
-        self.images = ImageRows(self)
-        self.vectors = VectorRows(self)
-        self.fingerprints = FingerprintRows(self)
+    @property
+    def images(self) -> ImageRows:
+        """Images, and the contents they hold."""
+        return ImageRows(self)
+
+    @property
+    def vectors(self) -> VectorRows:
+        """The vectors of a model."""
+        return VectorRows(self)
+
+    @property
+    def fingerprints(self) -> FingerprintRows:
+        """What tells copies from pictures that are merely alike."""
+        return FingerprintRows(self)
 
     @classmethod
     def create(cls, folder: Path) -> Store:
