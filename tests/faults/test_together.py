@@ -290,8 +290,8 @@ def test_readers_see_whole_states(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_commits")
-def test_readers_see_whole_states_for_a_minute(tmp_path: Path) -> None:
-    seen = read_while_building(tmp_path, seconds=60, processes=4, threads=5)
+def test_readers_see_whole_states_for_minutes(tmp_path: Path) -> None:
+    seen = read_while_building(tmp_path, seconds=120, processes=4, threads=5)
     assert seen["states"] > 30, seen
 
 
