@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Sequence
 import numpy as np
 
 from indexer.embed.embedder import Embedded, Vectors
-from indexer.embed.streams import in_thread
+from indexer.embed.streams import in_threads
 from indexer.preprocess import Pixels, fit_array
 from indexer.records import Label, ModelId, Preprocess
 
@@ -60,4 +60,4 @@ class AheadEmbedder(FakeEmbedder):
     """The same with a thread that works ahead, as real embedders do."""
 
     def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
-        return in_thread(batches, self.forward, 2)
+        return in_threads(batches, self.forward)

@@ -24,7 +24,7 @@ from ..records import FLOAT, INT8, Label, ModelId, Preprocess
 from .embedder import TOP_LABELS, Embedded, Vectors
 from .linears import Int8Linears, PackedLinears, can_int8, worth_packing
 from .pipeline import SLOTS, Outputs, Pipeline, saved_by_compiling
-from .streams import Finish, in_order, in_thread
+from .streams import Finish, in_order, in_threads, wanted
 
 # int8 is for the products alone; what lies between them stays in fp32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, INT8: torch.float32}
@@ -35,8 +35,8 @@ SAFE_WEIGHTS = "model.safetensors"
 OTHER_WEIGHTS = ("pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
 _KNOCK_SECONDS = 10
-# batches under way on a device that computes in this process: one is computed, one waits
-_AHEAD = 2
+# batches that a thread of its own should have before it: the others wait for the last one's end
+_BATCHES_A_THREAD = 8
 
 T = TypeVar("T")
 
@@ -60,6 +60,8 @@ class TimmEmbedder:
         self._dtype = DTYPES[precision]
         self._model: Any = model.to(device=device, dtype=self._dtype)
         self._kernels = kernels(device, precision)
+        if device.type != "cuda":
+            _interruptible(model)
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(self.preprocess.mean, device=device).mul(255).reshape(shape)
         self._std = torch.tensor(self.preprocess.std, device=device).mul(255).reshape(shape)
@@ -109,11 +111,22 @@ class TimmEmbedder:
         """forward() of one batch after the other; see Embedder.stream().
 
         On CUDA pictures and results are copied while the device computes, batches have one shape, and the model is
-        compiled where the pictures to come are many enough.
+        compiled where the pictures to come are many enough. On a CPU the cores work on several batches at a time where
+        there are enough: cores that share one wait for each other at every layer, and for any that is busy otherwise.
         """
-        if self._device.type != "cuda":
-            return in_thread(batches, self.forward, _AHEAD)
-        return self._piped(batches, total or 0)
+        if self._device.type == "cuda":
+            return self._piped(batches, total or 0)
+        return (
+            self._shared_out(batches, total or 0) if self._device.type == "cpu" else in_threads(batches, self.forward)
+        )
+
+    def _shared_out(self, batches: Iterable[Pixels | None], total: int) -> Generator[Embedded | None]:
+        cores = torch.get_num_threads()
+        threads = max(1, min(cores, total // (self.batch_size * _BATCHES_A_THREAD)))
+        try:
+            yield from in_threads(batches, self.forward, threads, lambda: torch.set_num_threads(cores // threads))
+        finally:
+            torch.set_num_threads(cores)  # torch's threads begin with what was set last, wherever
 
     def _piped(self, batches: Iterable[Pixels | None], total: int) -> Generator[Embedded | None]:
         pipeline, started = self._pipeline(), 0
@@ -318,6 +331,13 @@ def kernels(device: torch.device, precision: str) -> AbstractContextManager[Any]
         return Int8Linears()
     packing = device.type == "cpu" and precision == "fp32" and worth_packing()
     return PackedLinears() if packing else nullcontext()
+
+
+def _interruptible(model: torch.nn.Module) -> None:
+    """Have a forward pass that nobody waits for any more end at its next costly layer."""
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            module.register_forward_pre_hook(lambda *_: wanted())
 
 
 def outline(source: str) -> Any:

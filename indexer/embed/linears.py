@@ -1,9 +1,9 @@
 """Matrix products of a model's linear layers on a CPU, done otherwise than torch would do them.
 
-PackedLinears: for AMD processors. Torch gives fp32 products to MKL, which keeps to 256 bits on processors that are not
-Intel's; oneDNN, which torch has too and uses for bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s against 470.
-Without AVX-512 (Zen 3) batches of four come to what torch's own reach with batches of eight, 1.1 x.
-`benchmarks/build.py` measures the whole model.
+PackedLinears: for AMD processors with AVX-512. Torch gives fp32 products to MKL, which keeps to 256 bits on processors
+that are not Intel's; oneDNN, which torch has too and uses for bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s
+against 470. Where there are no 512 bits (Zen 3) it is the slower one, 0.9 x. `benchmarks/build.py` measures the whole
+model.
 
 Int8Linears: weights and activations in eight bits, for --precision int8. oneDNN's own operators are used, not torch's
 quantized tensors, which are on their way out.
@@ -129,7 +129,7 @@ def worth_packing(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
     The answer depends on the machine alone, never on a timing: vectors of one machine agree to the last bit.
     """
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:
         if "AuthenticAMD" not in cpuinfo.read_text():

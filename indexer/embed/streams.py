@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 from ..preprocess import Pixels
 from .embedder import Embedded
@@ -30,15 +31,35 @@ def in_order(
         yield finish() if finish else None
 
 
-def in_thread(
-    batches: Iterable[Pixels | None], forward: Callable[[Pixels], Embedded], ahead: int
+def in_threads(
+    batches: Iterable[Pixels | None],
+    forward: Callable[[Pixels], Embedded],
+    threads: int = 1,
+    begin: Callable[[], object] = lambda: None,
 ) -> Generator[Embedded | None]:
-    """The same with a thread that does the work, for what computes while it is waited for.
+    """The same with threads that do the work, for what computes while it is waited for.
 
-    Given up early, it lets the batch that is being computed come to its end, and drops the others.
+    threads: so many batches are computed at a time, and one more waits. begin: called first in each of them.
+    Given up early, it drops what waits, and what is computed ends where it next asks wanted().
     """
-    thread = ThreadPoolExecutor(1, "embedder")
+    given_up = threading.Event()
+
+    def begun() -> None:
+        _here.given_up = given_up
+        begin()
+
+    pool = ThreadPoolExecutor(threads, "embedder", begun)
     try:
-        yield from in_order(batches, lambda batch: thread.submit(forward, batch).result, ahead)
+        yield from in_order(batches, lambda batch: pool.submit(forward, batch).result, threads + 1)
     finally:
-        thread.shutdown(wait=True, cancel_futures=True)
+        given_up.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def wanted() -> None:
+    """Raises CancelledError where this thread computes for a stream that was given up."""
+    if (given_up := getattr(_here, "given_up", None)) and given_up.is_set():
+        raise CancelledError
+
+
+_here = threading.local()

@@ -61,16 +61,16 @@ def test_other_types_and_weights_that_are_no_parameters_are_left_to_torch() -> N
         assert torch.nn.functional.linear(rows, weight)[0, 0] == 16
 
 
-@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
-def test_it_pays_on_amd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+@pytest.mark.usefixtures("avx512")
+def test_it_pays_on_amd(tmp_path: Path) -> None:
     assert worth_packing(cpuinfo(tmp_path, AMD)) == torch._C._has_mkldnn
     assert not worth_packing(cpuinfo(tmp_path, AMD.replace("AuthenticAMD", "GenuineIntel")))
     assert not worth_packing(tmp_path / "not there")  # no Linux
 
 
-def test_it_does_not_pay_without_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2"])
+def test_it_does_not_pay_without_512_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert not worth_packing(cpuinfo(tmp_path, AMD))
 
 

@@ -9,13 +9,19 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from indexer import Embedder, load_embedder
 from indexer.embed.embedder import Embedded
-from indexer.embed.streams import Finish, in_order, in_thread
+from indexer.embed.streams import Finish, in_order, in_threads, wanted
 from indexer.preprocess import Pixels
 
 from ..conftest import EVA_TINY
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return load_embedder(str(EVA_TINY), device="cpu", precision="fp32")
 
 
 def batch(number: int) -> Pixels:
@@ -75,7 +81,7 @@ def test_the_thread_works_while_the_last_result_is_used() -> None:
         begun.release()
         return result(pixels)
 
-    stream = in_thread((batch(number) for number in range(4)), forward, 2)
+    stream = in_threads((batch(number) for number in range(4)), forward)
     next(stream)
     assert begun.acquire(timeout=5)
     assert begun.acquire(timeout=5)  # the second, though nobody has asked for it
@@ -88,7 +94,7 @@ def test_an_error_comes_where_its_result_would(photos: list[Pixels]) -> None:
             raise ValueError("two")
         return result(pixels)
 
-    stream = in_thread((batch(number) for number in range(5)), forward, 2)
+    stream = in_threads((batch(number) for number in range(5)), forward)
     assert [next(stream), next(stream)]
     with pytest.raises(ValueError, match="two"):
         next(stream)
@@ -103,16 +109,77 @@ def test_given_up_early_it_leaves_no_thread_and_starts_no_more() -> None:
         return result(pixels)
 
     before = threading.active_count()
-    stream = in_thread((batch(number) for number in range(100)), forward, 3)
+    stream = in_threads((batch(number) for number in range(100)), forward)
     next(stream)
     stream.close()
     assert threading.active_count() == before
     assert len(done) <= 2
 
 
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return load_embedder(str(EVA_TINY), device="cpu", precision="fp32")
+def test_several_threads_work_at_once_and_results_keep_their_order() -> None:
+    together, begun = threading.Barrier(3, timeout=5), threading.Semaphore(0)
+    threads: set[str] = set()
+
+    def forward(pixels: Pixels) -> Embedded:
+        threads.add(threading.current_thread().name)
+        if pixels.flat[0] < 3:
+            together.wait()
+            time.sleep(0.05 * (3 - int(pixels.flat[0])))  # the first is done last
+        return result(pixels)
+
+    stream = in_threads((batch(number) for number in range(9)), forward, 3, begun.release)
+    assert numbers(stream) == list(range(9))
+    assert len(threads) == 3
+    assert [begun.acquire(blocking=False) for _ in range(4)] == [True] * 3 + [False]  # once in each of them
+
+
+def test_given_up_it_ends_what_is_computed_where_that_asks() -> None:
+    under_way, ended = threading.Barrier(3, timeout=5), 0
+
+    def forward(pixels: Pixels) -> Embedded:
+        nonlocal ended
+        wanted()
+        if pixels.flat[0]:
+            under_way.wait()
+            deadline = time.monotonic() + 60
+            try:
+                while time.monotonic() < deadline:
+                    wanted()
+            finally:
+                ended += 1
+        return result(pixels)
+
+    stream = in_threads((batch(number) for number in range(4)), forward, 2)
+    next(stream)
+    under_way.wait()
+    started = time.monotonic()
+    stream.close()
+    assert time.monotonic() - started < 5
+    assert ended == 2
+    wanted()  # in a thread of no stream
+
+
+def test_a_pass_through_the_model_ends_when_it_is_given_up(embedder: Embedder, fitted: Pixels) -> None:
+    model: torch.nn.Module = embedder._model  # type: ignore[attr-defined]
+    begun, go_on, reached = threading.Event(), threading.Event(), threading.Event()
+
+    def first(*_: object) -> None:
+        begun.set()
+        assert go_on.wait(5)
+
+    layers = [layer for layer in model.modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))]
+    hooks = [layers[0].register_forward_hook(first), layers[-1].register_forward_hook(lambda *_: reached.set())]
+    stream = embedder.stream(itertools.chain([None], [fitted[:1]]), 1)
+    try:
+        next(stream)
+        assert begun.wait(5)
+        threading.Timer(0.1, go_on.set).start()
+        stream.close()
+        assert not reached.is_set()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert np.isfinite(embedder.embed([fitted[0]])).all()  # others are not given up
 
 
 @pytest.mark.parametrize("sizes", [[4, 4, 4, 4, 1], [1], [4, 0, 3], []])
@@ -128,6 +195,34 @@ def test_a_stream_is_forward_of_each_batch(embedder: Embedder, fitted: Pixels, s
         assert np.array_equal(embedded.vectors, expected.vectors)
         assert np.array_equal(embedded.indices, expected.indices)
         assert np.array_equal(embedded.probabilities, expected.probabilities)
+
+
+def test_cores_work_apart_where_there_are_batches_enough(
+    embedder: Embedder, fitted: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[tuple[str, int]] = []
+    forward = embedder.forward
+
+    def seen(pixels: Pixels) -> Embedded:
+        shares.append((threading.current_thread().name, torch.get_num_threads()))
+        time.sleep(0.02)  # so that the other has its turn
+        return forward(pixels)
+
+    monkeypatch.setattr(embedder, "forward", seen)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for total, threads in [(None, 1), (2 * 8 * embedder.batch_size - 1, 1), (2 * 8 * embedder.batch_size, 2)]:
+            shares.clear()
+            streamed = list(embedder.stream((fitted[at : at + 1] for at in range(6)), total))
+            assert {name for name, _ in shares} == {f"embedder_{number}" for number in range(threads)}
+            assert {cores for _, cores in shares} == {4 // threads}
+            assert torch.get_num_threads() == 4
+            for at, embedded in enumerate(streamed):
+                assert embedded is not None
+                assert np.allclose(embedded.vectors, forward(fitted[at : at + 1]).vectors, atol=1e-6)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_memory_that_runs_out_is_remarked(fitted: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
