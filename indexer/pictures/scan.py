@@ -193,6 +193,28 @@ def read(source: Source) -> Content | Refused:
     return Content(source, hashlib.sha256(data).digest(), data, kind)
 
 
+def read_path(path: bytes) -> Content:
+    """The bytes and the hash of a file that a user names, outside of any root; a symbolic link is followed.
+
+    Raises PictureError.
+    """
+    try:
+        full = os.path.realpath(path)
+        status = os.stat(full)
+    except (FileNotFoundError, ValueError):  # ValueError: a name with a null byte
+        raise PictureError("there is no such file") from None
+    except OSError as error:
+        raise PictureError(why(error)) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise PictureError("a folder, not a picture")
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError("neither a file nor a folder")
+    content = read(Source(0, os.path.dirname(full), os.path.basename(full), stamp_of(status)))
+    if isinstance(content, Refused):
+        raise PictureError(content.reason or "not a picture")
+    return content
+
+
 def digest(path: bytes) -> tuple[str, os.stat_result]:
     """SHA-256 (hex) of any regular file, in bounded memory, and the status that belongs to it.
 

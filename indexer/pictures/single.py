@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 
 from ..errors import PictureError
 from ..preprocess import Pixels
-from ..records import Preprocess, Source
-from .scan import Content, Refused, read, stamp_of, why
+from ..records import Preprocess
+from .scan import read_path
 from .workers import Decoders, Limits, Prepared
 
 # files that are read and decoded ahead of the one that is asked for
 _AHEAD = 16
-
-
-def read_path(path: bytes) -> Content:
-    """The bytes and the hash of one file; a symbolic link that is named is followed.
-
-    Raises PictureError.
-    """
-    try:
-        full = os.path.realpath(path)
-        status = os.stat(full)
-    except (FileNotFoundError, ValueError):  # ValueError: a name with a null byte
-        raise PictureError("there is no such file") from None
-    except OSError as error:
-        raise PictureError(why(error)) from None
-    if stat.S_ISDIR(status.st_mode):
-        raise PictureError("a folder, not a picture")
-    if not stat.S_ISREG(status.st_mode):
-        raise PictureError("neither a file nor a folder")
-    content = read(Source(0, os.path.dirname(full), os.path.basename(full), stamp_of(status)))
-    if isinstance(content, Refused):
-        raise PictureError(content.reason or "not a picture")
-    return content
 
 
 def prepare_each(

@@ -15,13 +15,12 @@ import numpy.typing as npt
 from ..embed.embedder import Embedder
 from ..errors import CatalogError, InvalidArgument, PictureError
 from ..pictures.decode import MAX_PIXELS, to_rgb
-from ..pictures.single import read_path
+from ..pictures.scan import read_path
 from ..preprocess import Pixels
 from ..records import Match, QueryResult, Skipped
 from ..store.rows import StoredModel
 from ..store.store import Store
 from ..store.vectors import as_stored, normalised
-from .embed import stretches
 from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
@@ -157,6 +156,8 @@ def _embedded(
     max_pixels: int,
 ) -> Iterator[tuple[int, Vectors]]:
     """Place and vector of each picture that can be used. Files are read again, so that few are in memory at once."""
+    from .embed import stretches  # and the decoders, which a picture of the catalog does not need
+
     if arrays:
         yield from zip(arrays, embedder.embed(list(arrays.values())), strict=True)
     with closing(stretches(embedder, [path for _, path in files], skipped, max_pixels)) as batches:

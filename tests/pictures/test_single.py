@@ -13,8 +13,8 @@ from PIL import Image
 
 from indexer.errors import IndexerError, PictureError
 from indexer.pictures import single, workers
-from indexer.pictures.scan import Content
-from indexer.pictures.single import prepare_each, read_path, thumbnails
+from indexer.pictures.scan import Content, read_path
+from indexer.pictures.single import prepare_each, thumbnails
 from indexer.pictures.workers import Limits, Prepared
 from indexer.records import Preprocess
 
