@@ -20,6 +20,8 @@ QUERIES = 500
 DEPTHS = (20, 50, 100, 200, 400)
 # neighbours that are as near as the tenth are as good; float16 rows and another order of adding differ by less
 _SAME = 2e-5
+# from so many lists on, twice as many have to find this share more: else it is the codes that tell too little apart
+_ENOUGH, _GAIN = 1024, 0.001
 # one candidate that is re-ranked takes the time of so many codes that are scanned
 _RERANK_COST = 128
 
@@ -58,18 +60,40 @@ class Exam:
 def tune(index: NeighbourIndex, exam: Exam, target: float) -> Tuning:
     """The cheapest way to search that reaches the target, or else the best there is.
 
-    Cost is counted, not clocked, so that the same collection is always searched in the same way.
+    Looking into more lists or re-ranking more never finds less: so what is too little at the greatest depth need not be
+    tried at others. Cost is counted, not clocked, so that the same collection is always searched in the same way.
     """
-    efforts = [1 << bit for bit in range(index.most_effort.bit_length())]
-    best = Tuning(efforts[-1], DEPTHS[-1], 0.0)
-    for effort, depth in sorted(product(efforts, DEPTHS), key=lambda pair: _cost(index, *pair)):
-        scores, found = index.nominate(exam.queries, exam.k + 1, effort, depth)
-        recall = exam.recall(scores, found)
-        if recall > best.recall:
-            best = Tuning(effort, depth, recall)
-        if recall >= target:
+    best = Tuning(1, DEPTHS[-1], -1.0)
+    for effort in _efforts(index.most_effort):
+        tried = _measured(index, exam, effort, DEPTHS[-1])
+        gained, best = tried.recall - best.recall, max(best, tried, key=lambda tuning: tuning.recall)
+        if tried.recall >= target:
+            return _cheaper(index, exam, target, tried)
+        if effort > _ENOUGH and gained < _GAIN:
             break
     return best
+
+
+def _efforts(most: int) -> list[int]:
+    """What is tried, up to the effort at which a search is as good as it can be."""
+    return [1 << bit for bit in range(most.bit_length())]
+
+
+def _cheaper(index: NeighbourIndex, exam: Exam, target: float, dearest: Tuning) -> Tuning:
+    """The same or what costs less, where that is enough too."""
+    limit = _cost(index, dearest.effort, dearest.depth)
+    pairs = product(_efforts(index.most_effort), DEPTHS[:-1])
+    costs = {pair: _cost(index, *pair) for pair in pairs if pair[0] >= dearest.effort}
+    for pair in sorted((pair for pair, cost in costs.items() if cost < limit), key=costs.__getitem__):
+        tried = _measured(index, exam, *pair)
+        if tried.recall >= target:
+            return tried
+    return dearest
+
+
+def _measured(index: NeighbourIndex, exam: Exam, effort: int, depth: int) -> Tuning:
+    scores, found = index.nominate(exam.queries, exam.k + 1, effort, depth)
+    return Tuning(effort, depth, exam.recall(scores, found))
 
 
 def _cost(index: NeighbourIndex, effort: int, depth: int) -> float:

@@ -1,0 +1,135 @@
+"""What a neighbour index of very many vectors costs, with short vectors in place of long ones. Prints one table.
+
+    python -m benchmarks.scale [--rows 10000000 100000000] [--dim 16] [--folder FOLDER]
+
+The code that `build` and `query` run, on as many rows as a large archive has: it chooses the structure, trains, places
+every row, measures the recall, writes the file; then a process of its own opens it and asks. What grows with the number
+of rows alone (lists, ids, time to open, what a query reads) is as it would be; what grows with the dimension too (rows,
+codes, arithmetic) is not, and is stated for each row. Vectors are made: clusters of very different sizes on a sphere.
+There is no store behind them, which `benchmarks.store` and `benchmarks.search` measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from indexer.neighbours import index as neighbours
+from indexer.neighbours.choosing import Wish, structures
+
+from .search import ROOT, resident
+
+BLOCK = 100_000
+QUERIES = 200
+K = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000_000, 100_000_000])
+    parser.add_argument("--dim", type=int, default=16)
+    parser.add_argument("--folder", type=Path, help="where the index is made; it takes 50 bytes a row or so")
+    parser.add_argument("--step", choices=["build", "ask"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.step:
+        run = {"build": build, "ask": ask}[args.step]
+        print(json.dumps(run(args.folder, args.rows[0], args.dim)))
+        return
+    for count in args.rows:
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            for step in ("build", "ask"):
+                show(count, step, folder, args.dim)
+
+
+def show(count: int, step: str, folder: str, dim: int) -> None:
+    """Run a step in a process of its own, and print what it found."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--step", step, "--rows", str(count), "--dim", str(dim)]
+    done = subprocess.run([*command, "--folder", folder], stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    for what, value in json.loads(done.stdout.splitlines()[-1]).items():
+        print(f"{count:>13,} x {dim}  {what:<64}{value:>14,.3f}" if isinstance(value, float) else f"{'':18}{value}")
+    sys.stdout.flush()
+
+
+def build(folder: Path, count: int, dim: int) -> dict[str, float | str]:
+    """Write the index file as `build` does, and time its stages."""
+    started: dict[str, float] = {"rows": time.perf_counter()}
+
+    def advance(stage: str, done: int, total: int) -> None:
+        started.setdefault(stage, time.perf_counter())
+
+    stamp = neighbours.Stamp(
+        catalog="made", model="made", kind="", dim=dim, covered=count, last=count, recall=0, target=0.99
+    )
+    kinds = structures(count, dim, Wish("ivf"))
+    stamp = neighbours.write_index(folder, clustered(count, dim), stamp, kinds, advance)
+    ended = time.perf_counter()
+    times = [*started.values(), ended]
+    seconds = {f"seconds: {name}": times[i + 1] - times[i] for i, name in enumerate(started)}
+    return {
+        "how": f"{stamp.kind}, {stamp.effort} lists and {stamp.depth} rows a query, recall@10 {stamp.recall:.4f}",
+        **seconds,
+        "seconds: all, the vectors being made too": ended - started["rows"],
+        "bytes a row, of which 2 a number are the row": neighbours.path_of(folder, stamp).stat().st_size / count,
+        "peak memory of building, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
+
+
+def ask(folder: Path, count: int, dim: int) -> dict[str, float | str]:
+    """Open the file, and ask for a few hundred vectors, one at a time: each new to the process, then known to it."""
+    _, rows = next(clustered(QUERIES, dim, seed=1))
+    started = time.perf_counter()
+    found = neighbours.find_index(folder, "made", "made")
+    assert found
+    index = neighbours.open_index(*found)
+    assert index
+    opened = time.perf_counter() - started
+    before = resident()
+    first: list[float] = []
+    again: list[float] = []
+    read: list[int] = []
+    for query in rows[:, None]:
+        read_before = bytes_read()
+        for times in (first, again):
+            started = time.perf_counter()
+            _, ids = index.search(query, K)
+            times.append(time.perf_counter() - started)
+        assert ids.shape == (1, K)
+        read.append(bytes_read() - read_before)
+    return {
+        "seconds to open": opened,
+        "resident after opening, GB": before / 1e9,
+        "the same after all queries, GB": resident() / 1e9,
+        "ms a query whose lists are not in memory yet (median)": 1000 * float(np.median(first)),
+        "ms the same query again": 1000 * float(np.median(again)),
+        "MB of lists read for a query that is the first (median of 20)": float(np.median(read[:20])) / 1e6,
+    }
+
+
+def bytes_read() -> int:
+    """What this process has read from files so far, by calls: lists, not the rows, which are mapped."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+
+def clustered(count: int, dim: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Ids from 1, and unit rows, a stretch at a time."""
+    shape, rng = np.random.default_rng(2), np.random.default_rng(seed)
+    centres = shape.standard_normal((20_000, dim)).astype(np.float32)
+    sizes = np.cumsum(shape.pareto(1.2, len(centres)) + 0.1)
+    for start in range(0, count, BLOCK):
+        many = min(BLOCK, count - start)
+        of = np.searchsorted(sizes, rng.random(many) * sizes[-1])
+        rows = centres[of] + 0.5 * rng.standard_normal((many, dim), np.float32)
+        yield np.arange(start + 1, start + many + 1), rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+if __name__ == "__main__":
+    main()
