@@ -27,7 +27,7 @@ from ..files import changing, replacement
 from . import nominator
 from .choosing import FLAT, SAMPLE, lists_for
 from .nominator import Nominator
-from .tuning import QUERIES, Exam, Tuning, tune
+from .tuning import QUERIES, Exam, tune
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -301,6 +301,7 @@ def _header(empty: Any, count: int) -> bytes:
 
 def _choose(path: Path, rows: Stamp, kinds: Sequence[str], advance: Advance) -> tuple[Stamp, Nominator | None]:
     """The first structure that reaches the recall, or the last; None for exact search."""
+    exam: Exam | None = None
     for kind in kinds:
         if kind == FLAT or rows.covered < 2:
             break
@@ -315,7 +316,9 @@ def _choose(path: Path, rows: Stamp, kinds: Sequence[str], advance: Advance) -> 
         del training
         rows = replace(rows, kind=kind, fit=structure.fit(index.rows_at(held_out)), trained=rows.covered)
         _add(structure, index, 0, advance)
-        tuning = _tuned(path, rows, structure, held_out, advance)
+        advance("measure", 0, 1)
+        exam = exam or Exam(index, held_out)
+        tuning = tune(NeighbourIndex(path, rows, structure), exam, rows.target)
         rows = replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)
         if tuning.recall >= rows.target or kind == kinds[-1]:
             return rows, structure
@@ -334,7 +337,8 @@ def _extended(path: Path, rows: Stamp, old: NeighbourIndex, advance: Advance) ->
     structure.load_all()
     _add(structure, index, before.covered, advance)
     rows = replace(rows, kind=before.kind, fit=before.fit, trained=before.trained)
-    tuning = _tuned(path, rows, structure, held_out, advance)
+    advance("measure", 0, 1)
+    tuning = tune(NeighbourIndex(path, rows, structure), Exam(index, held_out), rows.target)
     if tuning.recall < rows.target:
         raise _Outgrown
     return replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall), structure
@@ -353,12 +357,6 @@ def _add(structure: Nominator, index: NeighbourIndex, start: int, advance: Advan
     for place in range(start, index.stamp.covered, _ROWS):
         structure.add(index.rows_at(slice(place, place + _ROWS)))
         advance("index", min(place + _ROWS, index.stamp.covered), index.stamp.covered)
-
-
-def _tuned(path: Path, rows: Stamp, structure: Nominator, held_out: Ids, advance: Advance) -> Tuning:
-    advance("measure", 0, 1)
-    index = NeighbourIndex(path, rows, structure)
-    return tune(index, Exam(index, held_out), rows.target)
 
 
 def remove_others(path: Path) -> None:
