@@ -46,7 +46,9 @@ max_pixels_option = click.option(
 def model_options(command: F) -> F:
     """--device, --precision and --batch-size."""
     for option in (
-        click.option("--batch-size", type=click.IntRange(1), help="Pictures a forward pass. Default: by device."),
+        click.option(
+            "--batch-size", type=click.IntRange(1), help="Pictures a forward pass. Default: by device and model."
+        ),
         click.option(
             "--precision",
             type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),

@@ -28,8 +28,10 @@ from .streams import Finish, in_order, in_threads, wanted
 
 # int8 is for the products alone; what lies between them stays in fp32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, INT8: torch.float32}
-# on a CPU a batch gains little, and what a layer gives should stay in the caches
-BATCH_SIZES = {"cuda": 256, "mps": 32, "cpu": 4}
+BATCH_SIZES = {"cuda": 256, "mps": 32}
+# on a CPU a batch gains little, and what a layer gives should stay in the caches: four pictures of 196 x 196, or fewer
+# where they are larger, whose single ones are as much work
+_CPU_BATCH, _CPU_PIXELS = 4, 4 * 196 * 196
 SAFE_WEIGHTS = "model.safetensors"
 # read by timm with weights_only=True where there is nothing better
 OTHER_WEIGHTS = ("pytorch_model.bin", "pytorch_model.pth", "model.pth")
@@ -84,7 +86,7 @@ class TimmEmbedder:
         spec = _spec(source)
         model, weights = _load(spec, source)
         id = _model_id(model, spec, weights, INT8 if how == INT8 else FLOAT)
-        return cls(model, id, source, where, how, batch_size or BATCH_SIZES[where.type])
+        return cls(model, id, source, where, how, batch_size or choose_batch_size(where, id.preprocess))
 
     @property
     def device(self) -> str:
@@ -299,6 +301,14 @@ def choose_devices(wanted: str) -> list[str]:
     if wanted == "cuda":
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return [str(device)]
+
+
+def choose_batch_size(device: torch.device, preprocess: Preprocess) -> int:
+    """Pictures in a forward pass."""
+    if device.type != "cpu":
+        return BATCH_SIZES[device.type]
+    height, width = preprocess.size
+    return min(max(round(_CPU_PIXELS / (height * width)), 1), _CPU_BATCH)
 
 
 def choose_precision(wanted: str, device: torch.device, numerics: str = FLOAT) -> str:

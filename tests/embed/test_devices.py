@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from indexer import InvalidArgument, load_embedder
-from indexer.embed.eva import choose_device, choose_precision
+from indexer.embed.eva import choose_batch_size, choose_device, choose_precision
+from indexer.records import Preprocess
 
 from ..conftest import EVA_TINY
 
@@ -95,6 +96,16 @@ def test_an_embedder_says_what_was_chosen() -> None:
 def test_what_cannot_be_meant_is_refused_before_the_model_is_looked_for(device: str, precision: str) -> None:
     with pytest.raises(InvalidArgument):
         load_embedder("there is no such model", device=device, precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("side", "batch"), [(64, 4), (196, 4), (224, 3), (256, 2), (336, 1), (448, 1), (560, 1)], ids=str
+)
+def test_larger_pictures_make_smaller_batches_on_a_cpu(side: int, batch: int) -> None:
+    """What a layer gives should stay in the caches, and a batch be a short time's work."""
+    preprocess = Preprocess((side, side), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
+    assert choose_batch_size(CPU, preprocess) == batch
+    assert choose_batch_size(CUDA, preprocess) == 256
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
