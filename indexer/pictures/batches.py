@@ -20,6 +20,8 @@ READERS = 4
 CHUNK = 64
 # bytes of files that one stage may hold: pictures are small, but a folder of 500 MB TIFFs exists
 MAX_HELD_BYTES = 256 << 20
+# files that are drawn before their turn, however small the batches: many decoders should have something to do
+LEAST_AHEAD = 16
 # files that a batch may name, however few of them need embedding
 MAX_OUTCOMES = 1024
 # contents of which is remembered that they are on their way; later ones are found in the store
@@ -158,13 +160,13 @@ def _decoding(
 
 
 def _ahead(stream: Iterable[_Pending], size: Callable[[], int]) -> Iterator[_Pending]:
-    """The same stream, drawn up to two batches early so that decoding runs while the model does."""
+    """The same stream, drawn two batches early or a little more, so that decoding runs while the model does."""
     waiting: deque[_Pending] = deque()
     held = 0
     for item in stream:
         waiting.append(item)
         held += item.source.stamp.size
-        while len(waiting) > 2 * size() or held > MAX_HELD_BYTES:
+        while len(waiting) > max(2 * size(), LEAST_AHEAD) or held > MAX_HELD_BYTES:
             first = waiting.popleft()
             held -= first.source.stamp.size
             yield first

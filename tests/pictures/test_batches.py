@@ -312,12 +312,13 @@ def test_large_files_are_drawn_less_far_ahead(
     assert done == 60
 
 
-def test_decoding_runs_ahead_of_the_model(tmp_path: Path, here: HereDecoders) -> None:
+@pytest.mark.parametrize(("size", "ahead"), [(1, 16), (8, 16), (20, 40)])
+def test_decoding_runs_ahead_of_the_model(tmp_path: Path, here: HereDecoders, size: int, ahead: int) -> None:
     stream = batches(
-        files(tmp_path, map(grey, range(3 * CHUNK))), size=lambda: 8, known=nothing_known, decoders=lambda: here
+        files(tmp_path, map(grey, range(3 * CHUNK))), size=lambda: size, known=nothing_known, decoders=lambda: here
     )
     next(stream)
-    assert len(here.asked) >= 2 * 8
+    assert ahead <= len(here.asked) - size <= ahead + 1
     stream.close()
 
 
