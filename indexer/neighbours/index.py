@@ -14,6 +14,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -44,6 +45,8 @@ _CHECKED_BYTES = 128 << 20
 _ROWS = 8192
 # where a filter leaves so few numbers, reading them all is quicker than looking for the best
 _FEW_NUMBERS = 40_000_000
+# vectors that are asked for to see what alike neighbours take
+_ASKED = 2000
 # a projection that keeps less of the vectors' squared length sets neighbours apart too coarsely
 _KEPT = 0.98
 # tail vectors that are this much further from their centres are of another kind than those that were trained on
@@ -127,6 +130,18 @@ class NeighbourIndex:
             if short.any():
                 scores[short], found[short] = self.exact(queries[short], k, places)
         return scores, np.where(found < 0, -1, self.ids[found])
+
+    def attuned(self, k: int, least: float) -> NeighbourIndex:
+        """The same for who asks for vectors of the index itself, and for neighbours at least this alike only.
+
+        They are found as cheaply as reaches the recall that it was built for; its stamp's recall is measured for that.
+        """
+        rng = np.random.default_rng(self.stamp.covered)
+        places = rng.choice(self.stamp.covered, min(self.stamp.covered, _ASKED), replace=False)
+        tuning = tune(self, Exam(self, np.sort(places), k, least), self.stamp.target)
+        other = copy(self)
+        other.stamp = replace(self.stamp, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)
+        return other
 
     def exact(self, queries: Vectors, k: int, places: Ids | None = None) -> tuple[Vectors, Ids]:
         """The k best of all rows, or of those at some places: scores and places, both (N, k)."""

@@ -22,6 +22,8 @@ DEPTHS = (20, 50, 100, 200, 400)
 _SAME = 2e-5
 # from so many lists on, twice as many have to find this share more: else it is the codes that tell too little apart
 _ENOUGH, _GAIN = 1024, 0.001
+# so many neighbours say what share of them is found
+_FEWEST = 100
 # one candidate that is re-ranked takes the time of so many codes that are scanned
 _RERANK_COST = 128
 
@@ -36,19 +38,27 @@ class Tuning:
 
 
 class Exam:
-    """Vectors of the collection, and what exact search finds for them. They were kept out of the training."""
+    """Vectors of the collection, and what exact search finds for them."""
 
-    def __init__(self, index: NeighbourIndex, places: Places) -> None:
-        """Searches every row for the rows at some places."""
+    def __init__(self, index: NeighbourIndex, places: Places, k: int = K, least: float = -1.0) -> None:
+        """Searches every row for the k nearest of the rows at some places.
+
+        least: only neighbours at least this alike count; all do where too few are for an answer.
+        """
         self.places = places
         self.queries = index.rows_at(places)
-        self.k = min(K, index.stamp.covered - 1)
-        scores, found = index.exact(self.queries, self.k + 1)
-        self._needed = self._others(scores, found)[:, -1:] - _SAME
+        self.k = min(k, index.stamp.covered - 1)
+        best = self._others(*index.exact(self.queries, self.k + 1))
+        self._counts = (best >= least).sum(axis=1)  # (N,)
+        if self._counts.sum() < _FEWEST:
+            self._counts[:] = self.k
+        last = np.take_along_axis(best, np.maximum(self._counts - 1, 0)[:, None], axis=1)
+        self._needed = np.where(self._counts[:, None] > 0, last - _SAME, np.inf)  # (N, 1)
 
     def recall(self, scores: Vectors, found: Places) -> float:
-        """The share of the exact k nearest that a search for queries with k + 1 has found. A query does not count."""
-        return float((self._others(scores, found) >= self._needed).mean())
+        """The share of what counts that a search for queries with k + 1 has found. A query does not count."""
+        hits = (self._others(scores, found) >= self._needed).sum(axis=1)
+        return float(np.minimum(hits, self._counts).sum() / self._counts.sum())
 
     def _others(self, scores: Vectors, found: Places) -> Vectors:
         """Scores (N, k) of what was found besides the query itself."""

@@ -47,10 +47,16 @@ class VectorRows:
         if len(contents) <= FEW_CONTENTS:
             sql = "SELECT id FROM vectors WHERE content_id IN ({}) AND model_id = " + str(int(model.row))
             return np.fromiter((row[0] for row in self.db.rows_in(sql, contents.tolist())), np.int64)
+        ids, of = self.every(model)
+        return ids[np.isin(of, contents)]
+
+    def every(self, model: StoredModel) -> tuple[Ids, Ids]:
+        """Ids of all vectors of the model, ascending, and the content of each."""
         with translated(self.db.path):  # not rows(): millions of rows go this way
-            rows = self.db.sqlite.execute("SELECT id, content_id FROM vectors WHERE model_id = ?", [model.row])
+            sql = "SELECT id, content_id FROM vectors WHERE model_id = ? ORDER BY id"
+            rows = self.db.sqlite.execute(sql, [model.row])
             pairs = np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, 2)
-        return pairs[:, 0][np.isin(pairs[:, 1], contents)]
+        return pairs[:, 0], pairs[:, 1]
 
     def blocks(self, model: StoredModel, after: int = 0) -> Iterator[Block]:
         """Every vector of the model with an id above `after`, in blocks ordered by id: ids, contents, (N, dim)."""

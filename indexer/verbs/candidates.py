@@ -17,14 +17,14 @@ import numpy.typing as npt
 
 from ..errors import CatalogError
 from ..neighbours.choosing import DEFAULT_RECALL, FLAT, Wish, structures
-from ..neighbours.index import Stamp, open_index, path_of, write_index
+from ..neighbours.index import NeighbourIndex, Stamp, open_index, path_of, write_index
 from ..neighbours.pairs import SLACK, Pairs, estimate, pairs_above, scored, similarity
 from ..pictures.looks import DIM, looks
 from ..records import Progress
 from ..store.rows import StoredModel
 from ..store.store import Store
 from ..store.vectors import normalised
-from .nearest import IndexFiles, Nearest
+from .nearest import IndexFiles
 
 Ids = npt.NDArray[np.int64]
 Half = npt.NDArray[np.float16]
@@ -76,20 +76,11 @@ class Nodes:
     def _place(self) -> dict[int, int]:
         return {int(content): i for i, content in enumerate(self.contents)}
 
-    def places_of(self, contents: Ids) -> Ids:
-        """Where contents of the catalog are among the nodes, or those that stand for them."""
-        every, places = self._every
-        found: Ids = places[np.searchsorted(every, contents)]
-        return found
-
-    @cached_property
-    def _every(self) -> tuple[Ids, Ids]:
-        """All contents of the catalog, ascending, and the place of each."""
-        twins = [(content, self._place[first]) for content, first in self._first.items() if content != first]
-        contents = np.concatenate([self.contents, np.array([content for content, _ in twins], np.int64)])
-        places = np.concatenate([np.arange(len(self.contents)), np.array([place for _, place in twins], np.int64)])
-        order = np.argsort(contents)
-        return contents[order], places[order]
+    def vectors(self) -> tuple[Ids, Ids]:
+        """Ids of the catalog's vectors, ascending, and where each is among the nodes, or the one that stands for it."""
+        ids, contents = self.store.vectors.every(self.model)
+        places = (self._place[self.stands_for(content)] for content in contents.tolist())
+        return ids, np.fromiter(places, np.int64, len(ids))
 
     def stands_for(self, content: int) -> int:
         """The content that stands for another one's picture."""
@@ -108,9 +99,10 @@ class Nodes:
         """The signature of one content."""
         return self.store.fingerprints.of([content])[content].signature
 
-    def search(self) -> Nearest:
-        """A search over the catalog's vectors, all of them; open it within a snapshot."""
-        return Nearest(self.store, IndexFiles(self.store.path.parent), self.model)
+    def index(self) -> NeighbourIndex | None:
+        """What nominates in the catalog; None where every search is exact. Ask within a snapshot."""
+        index = IndexFiles(self.store.path.parent).fitting(self.store, self.model)
+        return None if index is None or index.stamp.kind == FLAT else index
 
     def looks(self) -> Half:
         """A row for every node, (N, 256)."""
@@ -158,11 +150,11 @@ def candidates(
 
     across = None if others is None else others.rows
     there = nodes if others is None else others
-    search = None if all_pairs or not _is_long(nodes.rows, across, threshold, TOP) else there.search()
-    if search is None or search.recall is None:
+    index = None if all_pairs or not _is_long(nodes.rows, across, threshold, TOP) else there.index()
+    if index is None:
         found, recall = pairs_above(nodes.rows, threshold, TOP, others=across, progress=step("pairs")), None
     else:
-        found, recall = _named(nodes, others, search, threshold, step("pairs")), search.recall
+        found, recall = _named(nodes, others, index, threshold, step("pairs"))
     if not with_looks:
         return Candidates(*found, recall)
     ours, theirs = nodes.looks(), None if others is None else others.looks()
@@ -179,19 +171,29 @@ def _is_long(rows: Half, others: Half | None, threshold: float, top: int) -> boo
 
 
 def _named(
-    nodes: Nodes, others: Nodes | None, search: Nearest, threshold: float, step: Callable[[int, int], None]
-) -> Pairs:
-    """Every node with the nearest that the catalog's index names; of those that show one picture, the first."""
+    nodes: Nodes, others: Nodes | None, index: NeighbourIndex, threshold: float, step: Callable[[int, int], None]
+) -> tuple[Pairs, float]:
+    """Every node with the nearest that the catalog's index names, and with what it does not cover yet; its recall.
+
+    The rows are in memory here: nothing is read from the store again.
+    """
+    there = nodes if others is None else others
+    ids, places = there.vectors()
+    index = index.attuned(TOP, threshold)
 
     def nearest(rows: Half) -> Ids:
-        found = search.search(normalised(rows.astype(np.float32)), TOP + (others is None))
-        places = there.places_of(found.ids)
-        places[found.scores < threshold - SLACK] = -1
-        return places
+        scores, named = index.search(normalised(rows.astype(np.float32)), TOP + (others is None))
+        at = np.minimum(np.searchsorted(ids, named), len(ids) - 1)
+        # a damaged index may name anything, and one of another kind may know what is gone
+        found: Ids = np.where((ids[at] == named) & (scores >= threshold - SLACK), places[at], -1)
+        return found
 
-    there = nodes if others is None else others
     left, right = _pairs_of(nodes.rows, nearest, len(there.rows), others is not None, step)
-    return scored(nodes.rows, there.rows, left, right, threshold)
+    fresh = np.unique(places[ids > index.stamp.last])
+    late = pairs_above(nodes.rows, threshold, TOP, others=there.rows[fresh])
+    left, right = np.concatenate([left, late.left]), np.concatenate([right, fresh[late.right]])
+    left, right = _each_once(left, right, len(there.rows), others is not None)
+    return scored(nodes.rows, there.rows, left, right, threshold), index.stamp.recall
 
 
 def _named_by_look(ours: Half, theirs: Half | None, progress: Callable[[Progress], None]) -> tuple[Pairs, float]:
@@ -209,34 +211,40 @@ def _named_by_look(ours: Half, theirs: Half | None, progress: Callable[[Progress
         index = open_index(path_of(Path(name), stamp), stamp)
         if index is None:
             raise CatalogError("The neighbour index of looks cannot be read back. Check the disk of temporary files.")
+        index = index.attuned(TOP_LOOKS, LOOK)
         search = index.search
 
         def nearest(rows: Half) -> Ids:
             scores, places = search(rows.astype(np.float32), TOP_LOOKS + (theirs is None))
-            places[scores < LOOK - SLACK] = -1
-            return places
+            return np.where(scores < LOOK - SLACK, -1, places)
 
         step = partial(advance, "looks")
         left, right = _pairs_of(ours, nearest, len(there), theirs is not None, step)
-    return scored(ours, there, left, right, LOOK), stamp.recall
+    return scored(ours, there, left, right, LOOK), index.stamp.recall
 
 
 def _pairs_of(
     rows: Half, nearest: Callable[[Half], Ids], width: int, across: bool, step: Callable[[int, int], None]
 ) -> tuple[Ids, Ids]:
     """Pairs of a row and each of its nearest, places (N, k) of which -1 is none; each pair once, ordered."""
-    keys = [np.empty(0, np.int64)]
+    lefts, rights = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start in range(0, len(rows), BLOCK):
         named = nearest(rows[start : start + BLOCK])
         own = np.broadcast_to(np.arange(start, start + len(named))[:, None], named.shape)
-        kept = (named >= 0) if across else (named >= 0) & (named != own)
-        left, right = own[kept], named[kept]
-        if not across:
-            left, right = np.minimum(left, right), np.maximum(left, right)
-        keys.append(np.unique(left * width + right))
+        left, right = _each_once(own[named >= 0], named[named >= 0], width, across)
+        lefts.append(left)
+        rights.append(right)
         step(min(start + BLOCK, len(rows)), len(rows))
-    pairs = np.unique(np.concatenate(keys))
-    return pairs // width, pairs % width
+    return _each_once(np.concatenate(lefts), np.concatenate(rights), width, across)
+
+
+def _each_once(left: Ids, right: Ids, width: int, across: bool) -> tuple[Ids, Ids]:
+    """Pairs ordered, each once; within one set of rows the lower place is the left one, and none is its own partner."""
+    if not across:
+        left, right = np.minimum(left, right), np.maximum(left, right)
+        left, right = left[left != right], right[left != right]
+    keys = np.unique(left * width + right)
+    return keys // width, keys % width
 
 
 def _joined(found: Pairs, seen: Pairs, rows: Half, others: Half) -> Candidates:

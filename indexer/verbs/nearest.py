@@ -209,11 +209,6 @@ class Nearest:
         self.index = files.fitting(store, model)
         self._covered = 0 if self.index is None else self.index.stamp.last
 
-    @property
-    def recall(self) -> float | None:
-        """The measured recall@10 of what nominates; None where every search is exact."""
-        return None if self.index is None or self.index.stamp.kind == FLAT else self.index.stamp.recall
-
     def search(self, queries: Vectors, k: int, contents: Ids | None = None) -> Neighbours:
         """The k contents nearest to each unit vector, (N, dim).
 

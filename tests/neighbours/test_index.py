@@ -177,6 +177,30 @@ def test_the_same_vectors_give_the_same_file(tmp_path: Path, clustered: np.ndarr
     assert write(tmp_path, clustered, LISTS, target=0.95) == write(tmp_path, clustered, LISTS, target=0.95)
 
 
+def test_what_is_much_alike_is_found_with_less(tmp_path: Path, clustered: np.ndarray) -> None:
+    copies = clustered[:600] + np.random.default_rng(3).normal(0, 0.02, (600, DIM)).astype(np.float32)
+    rows = np.concatenate([clustered, copies / np.linalg.norm(copies, axis=1, keepdims=True)])
+    stamp = write(tmp_path, rows, "IVF64,SQ8", target=0.99)
+    index = opened(tmp_path)
+    attuned = index.attuned(16, 0.97)
+    assert attuned.stamp.effort < index.stamp.effort == stamp.effort
+    assert attuned.stamp.recall >= 0.99
+    exact = rows[:600] @ rows.T >= 0.97
+    exact[np.arange(600), np.arange(600)] = False
+    scores, found = attuned.search(rows[:600], 17)
+    named = np.zeros_like(exact)
+    np.put_along_axis(named, found - 10, scores >= 0.97, axis=1)
+    named[np.arange(600), np.arange(600)] = False
+    assert exact.sum() >= 600
+    assert (exact & named).sum() >= 0.98 * exact.sum()
+
+
+def test_where_nothing_is_much_alike_all_neighbours_count(tmp_path: Path, clustered: np.ndarray) -> None:
+    write(tmp_path, clustered, "IVF64,SQ8", target=0.99)
+    index = opened(tmp_path)
+    assert index.attuned(10, 1.1).stamp.effort >= index.stamp.effort // 2
+
+
 def test_where_the_recall_is_out_of_reach_the_next_structure_is_taken(
     tmp_path: Path, clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
