@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import pytest
 
 from indexer.neighbours import pairs
 from indexer.neighbours.choosing import Wish
+from indexer.neighbours.index import NeighbourIndex
 from indexer.records import Fingerprint, PictureInfo, Progress, Source, Stamp
 from indexer.store.rows import Entry
 from indexer.store.store import Store
@@ -42,8 +44,10 @@ def signatures(seed: int = 0) -> Bytes:
     return made
 
 
-def filled(folder: Path, rows: Rows, seen: Bytes, pixels: list[int], kind: str = "IVF32,PQ12x4fs") -> Store:
-    """A catalog without any picture. pixels: what each shows, by number."""
+def filled(
+    folder: Path, rows: Rows, seen: Bytes, pixels: list[int], kind: str = "IVF32,PQ12x4fs", covered: int = COUNT
+) -> Store:
+    """A catalog without any picture. pixels: what each shows, by number; covered: so many are in the index."""
     folder.mkdir()
     store = Store.create(folder)
     fake = FakeEmbedder()
@@ -61,8 +65,9 @@ def filled(folder: Path, rows: Rows, seen: Bytes, pixels: list[int], kind: str =
         )
         for number in range(len(rows))
     ]
-    store.commit(entries, [], store.model())
+    store.commit(entries[:covered], [], store.model())
     nearest.refresh(store, folder, lambda _: None, Wish(kind, recall=0.97))
+    store.commit(entries[covered:], [], store.model())
     return store
 
 
@@ -117,6 +122,43 @@ def test_the_looks_find_what_the_vectors_do_not(store: Store) -> None:
     _, found = look_for(store)
     more = as_dict(found).keys() - as_dict(without).keys()
     assert len(more) > 0.9 * COUNT / 10
+
+
+@pytest.mark.parametrize("across", [False, True], ids=["within", "against"])
+def test_what_the_index_does_not_cover_is_found_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, across: bool
+) -> None:
+    monkeypatch.setattr(candidates, "PATIENCE", -1.0)
+    covered = COUNT - 100
+    store = filled(tmp_path / "c", vectors(), signatures(), list(range(COUNT)), covered=covered)
+    other = store
+    if across:
+        other = filled(tmp_path / "o", vectors(), signatures(), list(range(COUNT)), covered=covered)
+    nodes, found = look_for(store, other=other if across else None, with_looks=False)
+    assert found.recall is not None
+    number = {int(content): i for i, content in enumerate(nodes.contents)}
+    late = [number[content] for content in range(covered + 1, COUNT + 1)]  # contents are numbered from 1
+    pairs = set(as_dict(found))
+    for first, second in zip(late[::2], late[1::2], strict=True):  # each is followed by one that is close to it
+        assert (min(first, second), max(first, second)) in pairs
+        assert not across or {(first, first), (second, first), (first, second)} <= pairs
+    store.close()
+    other.close()
+
+
+def test_an_index_that_names_what_is_gone_does_no_harm(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, before = look_for(store, with_looks=False)
+    search = NeighbourIndex.search
+
+    def astray(self: NeighbourIndex, *arguments: Any) -> Any:
+        scores, ids = search(self, *arguments)
+        ids[:, -1], ids[::7, -2] = COUNT + 5, -1
+        return scores, ids
+
+    monkeypatch.setattr(NeighbourIndex, "search", astray)
+    _, found = look_for(store, with_looks=False)
+    assert as_dict(found).items() <= as_dict(before).items()
+    assert len(found.left) > 0.95 * len(before.left)
 
 
 def test_against_another_catalog(store: Store, tmp_path: Path) -> None:
