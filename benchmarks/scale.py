@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,8 @@ import numpy as np
 from indexer.neighbours import index as neighbours
 from indexer.neighbours.choosing import Wish, structures
 
-from .search import ROOT, resident
+from .dedup import ROOT, peak
+from .search import resident
 
 BLOCK = 100_000
 QUERIES = 200
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000_000, 100_000_000])
     parser.add_argument("--dim", type=int, default=16)
-    parser.add_argument("--folder", type=Path, help="where the index is made; it takes 50 bytes a row or so")
+    parser.add_argument("--folder", type=Path, help="where the index is made; it takes 65 bytes a row or so")
     parser.add_argument("--step", choices=["build", "ask"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
@@ -81,7 +81,7 @@ def build(folder: Path, count: int, dim: int) -> dict[str, float | str]:
         **{f"seconds: {name}, of all structures that were tried": took for name, took in seconds.items()},
         "seconds: all, the vectors being made too": sum(seconds.values()),
         "bytes a row, of which 2 a number are the row": neighbours.path_of(folder, stamp).stat().st_size / count,
-        "peak memory of building, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak memory of building, GB": peak() / 1e3,
     }
 
 

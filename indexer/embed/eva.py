@@ -118,13 +118,12 @@ class TimmEmbedder:
         """
         if self._device.type == "cuda":
             return self._piped(batches, total or 0)
-        return (
-            self._shared_out(batches, total or 0) if self._device.type == "cpu" else in_threads(batches, self.forward)
-        )
+        return self._shared_out(batches, total or 0)
 
     def _shared_out(self, batches: Iterable[Pixels | None], total: int) -> Generator[Embedded | None]:
         cores = torch.get_num_threads()
-        threads = max(1, min(cores, total // (self.batch_size * _BATCHES_A_THREAD)))
+        streams = cores if self._device.type == "cpu" else 1
+        threads = max(1, min(streams, total // (self.batch_size * _BATCHES_A_THREAD)))
         try:
             yield from in_threads(batches, self.forward, threads, lambda: torch.set_num_threads(cores // threads))
         finally:

@@ -13,6 +13,9 @@ from .embedder import Embedded
 Finish = Callable[[], Embedded]
 """Waits for a batch that was started."""
 
+# given_up: of the stream that a thread computes for
+_here = threading.local()
+
 
 def in_order(
     batches: Iterable[Pixels | None], start: Callable[[Pixels], Finish], ahead: int
@@ -60,6 +63,3 @@ def wanted() -> None:
     """Raises CancelledError where this thread computes for a stream that was given up."""
     if (given_up := getattr(_here, "given_up", None)) and given_up.is_set():
         raise CancelledError
-
-
-_here = threading.local()

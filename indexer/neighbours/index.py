@@ -136,6 +136,8 @@ class NeighbourIndex:
 
         They are found as cheaply as reaches the recall that it was built for; its stamp's recall is measured for that.
         """
+        if self._nominator is None:
+            return self
         rng = np.random.default_rng(self.stamp.covered)
         places = rng.choice(self.stamp.covered, min(self.stamp.covered, _ASKED), replace=False)
         tuning = tune(self, Exam(self, np.sort(places), k, least), self.stamp.target)

@@ -76,9 +76,11 @@ def tune(index: NeighbourIndex, exam: Exam, target: float) -> Tuning:
     best = Tuning(1, DEPTHS[-1], -1.0)
     for effort in _efforts(index.most_effort):
         tried = _measured(index, exam, effort, DEPTHS[-1])
-        gained, best = tried.recall - best.recall, max(best, tried, key=lambda tuning: tuning.recall)
         if tried.recall >= target:
             return _cheaper(index, exam, target, tried)
+        gained = tried.recall - best.recall
+        if gained > 0:
+            best = tried
         if effort > _ENOUGH and gained < _GAIN:
             break
     return best

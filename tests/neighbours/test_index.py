@@ -195,6 +195,13 @@ def test_what_is_much_alike_is_found_with_less(tmp_path: Path, clustered: np.nda
     assert (exact & named).sum() >= 0.98 * exact.sum()
 
 
+def test_what_is_exact_has_nothing_to_tune(tmp_path: Path, clustered: np.ndarray) -> None:
+    write(tmp_path, clustered, FLAT)
+    index = opened(tmp_path)
+    assert index.attuned(10, 0.9).stamp == index.stamp
+    assert index.attuned(10, 0.9).search(clustered[:5], 1)[1].ravel().tolist() == [10, 11, 12, 13, 14]
+
+
 def test_where_nothing_is_much_alike_all_neighbours_count(tmp_path: Path, clustered: np.ndarray) -> None:
     write(tmp_path, clustered, "IVF64,SQ8", target=0.99)
     index = opened(tmp_path)

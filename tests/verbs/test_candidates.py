@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from indexer.neighbours import pairs
-from indexer.neighbours.choosing import Wish
+from indexer.neighbours.choosing import FLAT, Wish
 from indexer.neighbours.index import NeighbourIndex
 from indexer.records import Fingerprint, PictureInfo, Progress, Source, Stamp
 from indexer.store.rows import Entry
@@ -122,6 +122,14 @@ def test_the_looks_find_what_the_vectors_do_not(store: Store) -> None:
     _, found = look_for(store)
     more = as_dict(found).keys() - as_dict(without).keys()
     assert len(more) > 0.9 * COUNT / 10
+
+
+def test_looks_that_no_structure_suits_are_searched_exactly(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, exact = look_for(store, all_pairs=True)
+    monkeypatch.setattr(candidates, "structures", lambda *_: (FLAT,))
+    _, found = look_for(store)
+    assert as_dict(found).items() <= as_dict(exact).items()
+    assert len(found.left) >= 0.97 * len(exact.left)
 
 
 @pytest.mark.parametrize("across", [False, True], ids=["within", "against"])
