@@ -18,7 +18,7 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ from . import nominator
 from .choosing import FLAT, SAMPLE, lists_for
 from .nominator import Nominator
 from .tuning import QUERIES, Exam, tune
+
+if TYPE_CHECKING:
+    import faiss
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -43,8 +46,10 @@ _BLOCK = 1 << 24
 _CHECKED_BYTES = 128 << 20
 # rows that are taken from a file at once
 _ROWS = 8192
-# where a filter leaves so few numbers, reading them all is quicker than looking for the best
+# so few numbers are read sooner than the best of them are looked for, or than faiss is imported
 _FEW_NUMBERS = 40_000_000
+# queries that faiss compares with all rows one by one; more of them are a matrix product
+_FEW_QUERIES = 16
 # vectors that are asked for to see what alike neighbours take
 _ASKED = 2000
 # a projection that keeps less of the vectors' squared length sets neighbours apart too coarsely
@@ -89,17 +94,16 @@ class NeighbourIndex:
 
     def __init__(self, path: Path, stamp: Stamp, structure: Nominator | None) -> None:
         """Use open_index()."""
-        import faiss
-
         self.stamp = stamp
-        self._plane = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        if self._plane.ntotal != stamp.covered or self._plane.d != stamp.dim:
-            raise RuntimeError("the rows are not what the stamp says")
         begin = stamp.ids - stamp.covered * 2 * stamp.dim
-        self._rows = np.memmap(path, np.uint8, "r", begin, (stamp.covered, 2 * stamp.dim))
+        self._rows = np.memmap(path, np.uint8, "r", begin, (stamp.covered, 2 * stamp.dim)).view(np.float16)
         self.ids: Ids = np.memmap(path, np.uint8, "r", stamp.ids, (8 * stamp.covered,)).view(np.int64)
         self._nominator = structure
+        if structure is not None or stamp.covered * stamp.dim > _FEW_NUMBERS:
+            self._plane = _read_plane(path, stamp)
         if structure is not None:
+            import faiss
+
             self._refine = faiss.IndexRefine(structure.index, self._plane)
 
     @property
@@ -147,12 +151,18 @@ class NeighbourIndex:
 
     def exact(self, queries: Vectors, k: int, places: Ids | None = None) -> tuple[Vectors, Ids]:
         """The k best of all rows, or of those at some places: scores and places, both (N, k)."""
+        count = self.stamp.covered if places is None else len(places)
+        few = count * self.stamp.dim <= _FEW_NUMBERS
+        if few and len(queries) < _FEW_QUERIES:
+            scores, found = _best(queries, self.rows_at(slice(None) if places is None else places), k)
+            return scores, found if places is None else np.where(found < 0, -1, places[found])
+
         import faiss
 
-        if places is not None and len(places) * self.stamp.dim <= _FEW_NUMBERS:
+        if few and places is not None:
             scores, found = faiss.knn(queries, self.rows_at(places), k, faiss.METRIC_INNER_PRODUCT)
-            return scores, places[found]
-        if places is not None or len(queries) < 16:
+            return scores, np.where(found < 0, -1, places[found])
+        if places is not None or len(queries) < _FEW_QUERIES:
             with _selecting(places, self.stamp.covered) as selector:
                 parameters = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
                 return self._plane.search(queries, k, params=parameters)
@@ -185,7 +195,8 @@ class NeighbourIndex:
 
     def rows_at(self, places: Ids | slice) -> Vectors:
         """Rows as float32, (N, dim)."""
-        return self._plane.sa_decode(np.ascontiguousarray(self._rows[places]))
+        rows: Vectors = self._rows[places].astype(np.float32)
+        return rows
 
     def blocks(self) -> Iterator[tuple[Ids, Vectors]]:
         """All ids and rows, a stretch at a time."""
@@ -197,6 +208,27 @@ class NeighbourIndex:
         places: Ids = np.searchsorted(self.ids, np.sort(ids))
         places = places[places < self.stamp.covered]
         return places[np.isin(self.ids[places], ids)]
+
+
+def _best(queries: Vectors, rows: Vectors, k: int) -> tuple[Vectors, Ids]:
+    """The k best rows for each query: scores and places, both (N, k); damaged ones, which compare with none, are -1."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        scores = np.nan_to_num(queries @ rows.T, copy=False, nan=-np.inf)
+    found = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k < len(rows) else np.argsort(-scores, axis=1)
+    order = np.argsort(-np.take_along_axis(scores, found, 1), axis=1, kind="stable")
+    found = np.take_along_axis(found, order, 1)
+    best = np.take_along_axis(scores, found, 1)
+    return best, np.where(best == -np.inf, -1, found)
+
+
+def _read_plane(path: Path, stamp: Stamp) -> faiss.Index:
+    """faiss's own index of all rows, which stay in the file."""
+    import faiss
+
+    plane = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    if plane.ntotal != stamp.covered or plane.d != stamp.dim:
+        raise RuntimeError("the rows are not what the stamp says")
+    return plane
 
 
 @contextmanager

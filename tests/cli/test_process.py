@@ -42,12 +42,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("words", [["build"], ["query", str(PHOTOS / "cat.jpg")], ["info"], ["skips"], ["--help"]])
-def test_what_needs_no_model_loads_no_torch(built: Path, words: list[str]) -> None:
+def test_what_needs_no_model_loads_no_torch_and_no_faiss(built: Path, words: list[str]) -> None:
     script = (
         "import sys, runpy\nsys.argv[1:] = " + repr(words) + "\n"
         "try:\n    runpy.run_module('indexer', run_name='__main__')\n"
         "except SystemExit as done:\n    assert not done.code, done.code\n"
-        "loaded = {'torch', 'timm', 'indexer.pictures.workers'} & sys.modules.keys()\n"
+        "loaded = {'torch', 'timm', 'faiss', 'indexer.pictures.workers'} & sys.modules.keys()\n"
         "print(*loaded, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=built, capture_output=True, text=True, check=True)

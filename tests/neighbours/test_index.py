@@ -78,6 +78,43 @@ def test_search_equals_exact_search(tmp_path: Path, rows: np.ndarray) -> None:
     assert np.allclose(scores, np.take_along_axis(rows[:20] @ rows.T, ids - 10, axis=1), atol=2e-3)
 
 
+@pytest.mark.parametrize("few", [1 << 30, 0])
+@pytest.mark.parametrize("count", [1, 15, 16, 40])
+def test_however_many_rows_are_asked_for_at_once_the_same_are_found(
+    tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, count: int, few: int
+) -> None:
+    monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
+    write(tmp_path, rows)
+    index = opened(tmp_path)
+    stored = index.rows_at(slice(None))
+    products = rows[:count] @ stored.T
+    for allowed in (None, np.arange(10, 510, 3)):
+        among = np.arange(500) if allowed is None else allowed - 10
+        expected = among[np.argsort(-products[:, among], axis=1)[:, :10]]
+        scores, ids = index.search(rows[:count], 10, allowed)
+        assert np.array_equal(ids, expected + 10)
+        assert np.allclose(scores, np.take_along_axis(products, expected, axis=1), atol=1e-5)
+    assert sorted(index.search(rows[:count], 1000)[1][0].tolist()) == list(range(10, 510))
+
+
+@pytest.mark.parametrize("few", [1 << 30, 0])
+def test_a_damaged_row_is_no_neighbour(
+    tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
+    stamp = write(tmp_path, rows)
+    monkeypatch.setattr("indexer.neighbours.index._CHECKED_BYTES", 0)  # as where checking takes too long
+    (path,) = tmp_path.iterdir()
+    data = bytearray(path.read_bytes())
+    begin = stamp.ids - stamp.covered * 2 * DIM
+    data[begin : begin + 2 * DIM] = np.full(DIM, np.nan, np.float16).tobytes()
+    path.write_bytes(data)
+    scores, ids = opened(tmp_path).search(rows[:3], 500)
+    assert [set(range(10, 510)) - set(row) for row in ids.tolist()] == [{10}] * 3
+    assert ids[:, -1].tolist() == [-1] * 3
+    assert np.isfinite(scores[:, :-1]).all()
+
+
 def test_only_allowed_ids_come_and_never_a_gap(tmp_path: Path, rows: np.ndarray) -> None:
     write(tmp_path, rows)
     found = find_index(tmp_path, "c", "m")
