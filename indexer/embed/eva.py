@@ -17,12 +17,13 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import load_file
+from threadpoolctl import threadpool_limits
 
 from ..errors import InvalidArgument, ModelError, OutOfMemory
 from ..preprocess import RESAMPLING, Pixels, fit_array
 from ..records import FLOAT, INT8, Label, ModelId, Preprocess
 from .embedder import TOP_LABELS, Embedded, Vectors
-from .linears import Int8Linears, PackedLinears, can_int8, worth_packing
+from .linears import Int8Linears, best_linears, can_int8
 from .pipeline import SLOTS, Outputs, Pipeline, saved_by_compiling
 from .streams import Finish, in_order, in_threads, wanted
 
@@ -124,8 +125,10 @@ class TimmEmbedder:
         cores = torch.get_num_threads()
         streams = cores if self._device.type == "cpu" else 1
         threads = max(1, min(streams, total // (self.batch_size * _BATCHES_A_THREAD)))
+        each = cores // threads
         try:
-            yield from in_threads(batches, self.forward, threads, lambda: torch.set_num_threads(cores // threads))
+            with threadpool_limits(each, "blas"):  # numpy's, see OpenBlasLinears
+                yield from in_threads(batches, self.forward, threads, lambda: torch.set_num_threads(each))
         finally:
             torch.set_num_threads(cores)  # torch's threads begin with what was set last, wherever
 
@@ -338,8 +341,8 @@ def kernels(device: torch.device, precision: str) -> AbstractContextManager[Any]
     """Within what a model of this precision runs."""
     if precision == INT8:
         return Int8Linears()
-    packing = device.type == "cpu" and precision == "fp32" and worth_packing()
-    return PackedLinears() if packing else nullcontext()
+    linears = best_linears() if device.type == "cpu" and precision == "fp32" else None
+    return linears() if linears else nullcontext()
 
 
 def _interruptible(model: torch.nn.Module) -> None:

@@ -1,9 +1,12 @@
 """Matrix products of a model's linear layers on a CPU, done otherwise than torch would do them.
 
-PackedLinears: for AMD processors with AVX-512. Torch gives fp32 products to MKL, which keeps to 256 bits on processors
-that are not Intel's; oneDNN, which torch has too and uses for bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s
-against 470. Where there are no 512 bits (Zen 3) it is the slower one, 0.9 x. `benchmarks/build.py` measures the whole
-model.
+Torch gives fp32 products to MKL, which does less than it could on processors that are not Intel's. `best_linears()`
+knows who does more; `benchmarks/build.py` measures the whole model.
+
+PackedLinears: for AMD processors with AVX-512, where MKL keeps to 256 bits; oneDNN, which torch has too and uses for
+bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s against 470.
+
+OpenBlasLinears: for AMD processors without (Zen 3: 1.1 x of MKL, where oneDNN has 0.9 x), since numpy comes with it.
 
 Int8Linears: weights and activations in eight bits, for --precision int8. oneDNN's own operators are used, not torch's
 quantized tensors, which are on their way out.
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -67,6 +71,19 @@ class PackedLinears(_Linears):
         return product
 
 
+class OpenBlasLinears(_Linears):
+    """Linear layers in fp32 run on numpy's OpenBLAS.
+
+    It has threads of its own, as many as threadpoolctl lets it, for the whole process.
+    """
+
+    def _product(self, input: torch.Tensor, weight: torch.nn.Parameter, bias: torch.Tensor | None) -> torch.Tensor:
+        product = torch.empty(*input.shape[:-1], len(weight))
+        rows = input.reshape(-1, input.shape[-1])  # (R, in)
+        np.matmul(rows.numpy(), weight.numpy().T, out=product.view(-1, len(weight)).numpy())
+        return product if bias is None else product.add_(bias)
+
+
 @dataclass(frozen=True)
 class _Quantised:
     """A weight (out, in) as packed int8 times `steps`, (out,); `sums`: of each of its rows, as they are quantised."""
@@ -114,29 +131,33 @@ def _quantise(weight: torch.Tensor) -> _Quantised:
     return _Quantised(packed, steps, torch.zeros(len(steps), dtype=torch.int64), whole.sum(1) * steps)
 
 
-def can_int8() -> bool:
-    """Whether this build of torch has the operators of Int8Linears, and they are right."""
-    weight = torch.nn.Parameter(torch.eye(4), requires_grad=False)
-    try:
-        with torch.inference_mode(), Int8Linears():
-            return torch.allclose(torch.nn.functional.linear(torch.eye(4), weight), weight, atol=0.01)
-    except (AttributeError, RuntimeError):
-        return False
+def best_linears(cpuinfo: Path = Path("/proc/cpuinfo")) -> type[PackedLinears | OpenBlasLinears] | None:
+    """What does fp32 products best on this processor, with this torch and this numpy; None: torch as it is.
 
-
-def worth_packing(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this is such a processor, and such a torch.
-
-    The answer depends on the machine alone, never on a timing: vectors of one machine agree to the last bit.
+    The answer depends on the machine alone, never on a timing.
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
     try:
         if "AuthenticAMD" not in cpuinfo.read_text():
-            return False
-        weight = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4), requires_grad=False)
-        # neither these operators nor oneDNN itself are promised in every build of torch
-        with torch.inference_mode(), PackedLinears():
-            return torch.equal(torch.nn.functional.linear(torch.eye(4), weight), weight.T)
-    except (OSError, AttributeError, RuntimeError):
+            return None
+    except OSError:
+        return None
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability == "AVX512":
+        return PackedLinears if _works(PackedLinears) else None
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
+    return OpenBlasLinears if capability == "AVX2" and "openblas" in blas else None
+
+
+def can_int8() -> bool:
+    """Whether this build of torch has the operators of Int8Linears."""
+    return _works(Int8Linears)
+
+
+def _works(linears: Callable[[], _Linears]) -> bool:
+    """Whether what is not promised in every build of torch is there, and right."""
+    weight = torch.nn.Parameter(torch.eye(4), requires_grad=False)
+    try:
+        with torch.inference_mode(), linears():
+            return torch.allclose(torch.nn.functional.linear(torch.eye(4), weight), weight, atol=0.01)
+    except (AttributeError, RuntimeError):
         return False

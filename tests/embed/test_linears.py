@@ -1,25 +1,37 @@
-"""Linear layers on oneDNN: the same numbers, on the processors where it pays."""
+"""Linear layers on oneDNN or OpenBLAS: the same numbers, on the processors where it pays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from indexer.embed import eva
-from indexer.embed.linears import PackedLinears, worth_packing
+from indexer.embed import eva, linears
+from indexer.embed.linears import OpenBlasLinears, PackedLinears, best_linears
 
 from ..conftest import EVA_TINY
 
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n"
 
 
+Linears = type[PackedLinears | OpenBlasLinears]
+
+
 @pytest.fixture
-def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+
+
+@pytest.fixture(params=[PackedLinears, OpenBlasLinears])
+def kind(request: pytest.FixtureRequest) -> Linears:
+    """Both; either gives the right numbers on every processor."""
+    chosen: Linears = request.param
+    return chosen
 
 
 def cpuinfo(folder: Path, text: str) -> Path:
@@ -31,78 +43,121 @@ def cpuinfo(folder: Path, text: str) -> Path:
 @torch.inference_mode()
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(197, 64), (2, 197, 64), (1, 64), (64,), (0, 64)])
-def test_a_product_is_the_same(shape: tuple[int, ...], bias: bool) -> None:
+def test_a_product_is_the_same(kind: Linears, shape: tuple[int, ...], bias: bool) -> None:
     layer, rows = torch.nn.Linear(64, 192, bias=bias), torch.randn(shape)
     plain = layer(rows)
-    mode = PackedLinears()
+    mode = kind()
     for _ in range(2):  # the second with weights that are laid out already
         with mode:
-            packed = layer(rows)
-        assert packed.shape == plain.shape
-        assert torch.allclose(packed, plain, atol=1e-5)
+            product = layer(rows)
+        assert product.shape == plain.shape
+        assert torch.allclose(product, plain, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_two_layers_are_told_apart() -> None:
+def test_rows_may_lie_apart(kind: Linears) -> None:
+    layer, rows = torch.nn.Linear(64, 192), torch.randn(64, 5, 3)
+    plain = layer(rows.permute(2, 1, 0))
+    with kind():
+        assert torch.allclose(layer(rows.permute(2, 1, 0)), plain, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_two_layers_are_told_apart(kind: Linears) -> None:
     layers, rows = [torch.nn.Linear(8, 8) for _ in range(2)], torch.randn(3, 8)
     plain = [layer(rows) for layer in layers]
-    with PackedLinears():
+    with kind():
         assert all(torch.allclose(layer(rows), one, atol=1e-6) for layer, one in zip(layers, plain, strict=True))
 
 
 @torch.inference_mode()
-def test_other_types_and_weights_that_are_no_parameters_are_left_to_torch() -> None:
+def test_other_types_and_weights_that_are_no_parameters_are_left_to_torch(kind: Linears) -> None:
     half, rows = torch.nn.Linear(8, 4).bfloat16(), torch.ones(3, 8)
     weight = torch.ones(4, 8)
-    with PackedLinears():
+    with kind():
         assert half(rows.bfloat16()).dtype == torch.bfloat16
         assert torch.nn.functional.linear(rows, weight)[0, 0] == 8
         weight *= 2  # nothing was kept of it
         assert torch.nn.functional.linear(rows, weight)[0, 0] == 16
 
 
-@pytest.mark.usefixtures("avx512")
-def test_it_pays_on_amd(tmp_path: Path) -> None:
-    assert worth_packing(cpuinfo(tmp_path, AMD)) == torch._C._has_mkldnn
-    assert not worth_packing(cpuinfo(tmp_path, AMD.replace("AuthenticAMD", "GenuineIntel")))
-    assert not worth_packing(tmp_path / "not there")  # no Linux
+BEST = {"AVX512": PackedLinears if torch._C._has_mkldnn else None, "AVX2": OpenBlasLinears, "DEFAULT": None}
 
 
-@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2"])
-def test_it_does_not_pay_without_512_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert not worth_packing(cpuinfo(tmp_path, AMD))
+@pytest.mark.parametrize("capability", BEST, indirect=True)
+def test_what_is_best_depends_on_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, capability: None
+) -> None:
+    monkeypatch.setattr(np, "show_config", config_of("scipy-openblas"))
+    expected = BEST[request.node.callspec.params["capability"]]
+    assert best_linears(cpuinfo(tmp_path, AMD)) is expected
+    assert best_linears(cpuinfo(tmp_path, AMD.replace("AuthenticAMD", "GenuineIntel"))) is None
+    assert best_linears(tmp_path / "not there") is None  # no Linux
 
 
-@pytest.mark.usefixtures("avx512")
+@pytest.mark.parametrize("capability", ["AVX2"], indirect=True)
+@pytest.mark.usefixtures("capability")
+def test_a_numpy_with_another_blas_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "show_config", config_of("mkl-sdl"))
+    assert best_linears(cpuinfo(tmp_path, AMD)) is None
+
+
+@pytest.mark.parametrize("capability", ["AVX512"], indirect=True)
+@pytest.mark.usefixtures("capability")
 def test_a_torch_without_these_operators_goes_on_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: Any) -> None:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
 
     monkeypatch.setattr(PackedLinears, "_linear", gone)
-    assert not worth_packing(cpuinfo(tmp_path, AMD))
+    assert best_linears(cpuinfo(tmp_path, AMD)) is None
 
 
-@pytest.fixture(params=[True, False], ids=["packed", "plain"])
-def embedder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[bool, Any]]:
-    monkeypatch.setattr(eva, "worth_packing", lambda: request.param)
-    yield request.param, eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision="fp32")
+def config_of(blas: str) -> Callable[..., dict[str, Any]]:
+    return lambda mode: {"Build Dependencies": {"blas": {"name": blas}}}
 
 
-def test_the_embedder_uses_it_where_it_pays(
-    embedder: tuple[bool, Any], photos: list[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("best", [PackedLinears, OpenBlasLinears, None])
+def test_the_embedder_uses_what_is_best(
+    best: Linears | None, photos: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packing, model = embedder
-    calls = 0
-    linear = PackedLinears._linear
+    monkeypatch.setattr(eva, "best_linears", lambda: best)
+    model = eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision="fp32")
+    calls: list[type] = []
+    linear = linears._Linears._linear
 
-    def counted(self: PackedLinears, *args: Any, **kwargs: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
+    def counted(self: linears._Linears, *args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(type(self))
         return linear(self, *args, **kwargs)
 
-    monkeypatch.setattr(PackedLinears, "_linear", counted)
+    monkeypatch.setattr(linears._Linears, "_linear", counted)
     model.embed(photos[:1])
-    assert (calls > 12) == packing  # eva-tiny has twelve blocks
+    assert (len(calls) > 12) == (best is not None)  # eva-tiny has twelve blocks
     model.tokens(photos[:1])
-    assert (calls > 24) == packing
+    assert (len(calls) > 24) == (best is not None)
+    assert set(calls) == {best} - {None}
+
+
+def test_its_threads_are_shared_out_and_given_back(photos: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eva, "best_linears", lambda: OpenBlasLinears)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    model = eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision="fp32", batch_size=1)
+    seen: list[int] = []
+    once = model._embed_once
+
+    def watched(batch: Any) -> Any:
+        seen.append(blas_threads())
+        return once(batch)
+
+    monkeypatch.setattr(model, "_embed_once", watched)
+    batch = model._fitted(photos[:1])
+    with threadpool_limits(2, "blas"):
+        assert len(list(model.stream([batch] * 16, 16))) == 16
+        assert set(seen) == {1}
+        assert blas_threads() == 2
+        list(model.stream([batch], 1))
+        assert seen[-1] == 2
+
+
+def blas_threads() -> int:
+    (numpys,) = (pool for pool in threadpool_info() if "numpy.libs" in pool["filepath"])
+    return int(numpys["num_threads"])
