@@ -7,6 +7,7 @@ PackedLinears: for AMD processors with AVX-512, where MKL keeps to 256 bits; one
 bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s against 470.
 
 OpenBlasLinears: for AMD processors without (Zen 3: 1.1 x of MKL, where oneDNN has 0.9 x), since numpy comes with it.
+On one core; where several share a product it is the slower one.
 
 Int8Linears: weights and activations in eight bits, for --precision int8. oneDNN's own operators are used, not torch's
 quantized tensors, which are on their way out.
@@ -72,12 +73,14 @@ class PackedLinears(_Linears):
 
 
 class OpenBlasLinears(_Linears):
-    """Linear layers in fp32 run on numpy's OpenBLAS.
+    """Linear layers in fp32 run on numpy's OpenBLAS, in threads of torch that have one core each.
 
-    It has threads of its own, as many as threadpoolctl lets it, for the whole process.
+    OpenBLAS has helper threads of its own, which would fight with torch's for the cores; threadpoolctl keeps them away.
     """
 
     def _product(self, input: torch.Tensor, weight: torch.nn.Parameter, bias: torch.Tensor | None) -> torch.Tensor:
+        if torch.get_num_threads() > 1:
+            return torch.nn.functional.linear(input, weight, bias)
         product = torch.empty(*input.shape[:-1], len(weight))
         rows = input.reshape(-1, input.shape[-1])  # (R, in)
         np.matmul(rows.numpy(), weight.numpy().T, out=product.view(-1, len(weight)).numpy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(params=[PackedLinears, OpenBlasLinears])
-def kind(request: pytest.FixtureRequest) -> Linears:
+def kind(request: pytest.FixtureRequest) -> Iterator[Linears]:
     """Both; either gives the right numbers on every processor."""
-    chosen: Linears = request.param
-    return chosen
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield request.param
+    torch.set_num_threads(threads)
 
 
 def cpuinfo(folder: Path, text: str) -> Path:
@@ -137,25 +139,26 @@ def test_the_embedder_uses_what_is_best(
     assert set(calls) == {best} - {None}
 
 
-def test_its_threads_are_shared_out_and_given_back(photos: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openblas_has_one_thread_where_torch_has_one(photos: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eva, "best_linears", lambda: OpenBlasLinears)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     model = eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision="fp32", batch_size=1)
     seen: list[int] = []
-    once = model._embed_once
+    matmul = np.matmul
 
-    def watched(batch: Any) -> Any:
+    def watched(*args: Any, **kwargs: Any) -> Any:
         seen.append(blas_threads())
-        return once(batch)
+        return matmul(*args, **kwargs)
 
-    monkeypatch.setattr(model, "_embed_once", watched)
-    batch = model._fitted(photos[:1])
+    monkeypatch.setattr(np, "matmul", watched)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    fitted = model._fitted(photos[:1])
     with threadpool_limits(2, "blas"):
-        assert len(list(model.stream([batch] * 16, 16))) == 16
+        assert len(list(model.stream([fitted], 1))) == 1
+        assert not seen  # two cores share it
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        assert len(list(model.stream([fitted], 1))) == 1
         assert set(seen) == {1}
         assert blas_threads() == 2
-        list(model.stream([batch], 1))
-        assert seen[-1] == 2
 
 
 def blas_threads() -> int:
