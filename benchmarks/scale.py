@@ -1,6 +1,6 @@
 """What a neighbour index of very many vectors costs, with short vectors in place of long ones. Prints one table.
 
-    python -m benchmarks.scale [--rows 10000000 100000000] [--dim 16] [--folder FOLDER]
+    python -m benchmarks.scale [--rows 10000000 100000000] [--dim 16] [--kind FACTORY] [--folder FOLDER]
 
 The code that `build` and `query` run, on as many rows as a large archive has: it chooses the structure, trains, places
 every row, measures the recall, writes the file; then a process of its own opens it and asks. What grows with the number
@@ -37,29 +37,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000_000, 100_000_000])
     parser.add_argument("--dim", type=int, default=16)
+    parser.add_argument("--kind", help="this structure, in place of all that the rule would try in turn")
     parser.add_argument("--folder", type=Path, help="where the index is made; it takes 65 bytes a row or so")
     parser.add_argument("--step", choices=["build", "ask"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
         run = {"build": build, "ask": ask}[args.step]
-        print(json.dumps(run(args.folder, args.rows[0], args.dim)))
+        print(json.dumps(run(args.folder, args.rows[0], args.dim, args.kind)))
         return
     for count in args.rows:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             for step in ("build", "ask"):
-                show(count, step, folder, args.dim)
+                show(count, step, folder, args)
 
 
-def show(count: int, step: str, folder: str, dim: int) -> None:
+def show(count: int, step: str, folder: str, args: argparse.Namespace) -> None:
     """Run a step in a process of its own, and print what it found."""
-    command = [sys.executable, "-m", "benchmarks.scale", "--step", step, "--rows", str(count), "--dim", str(dim)]
-    done = subprocess.run([*command, "--folder", folder], stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    command = [sys.executable, "-m", "benchmarks.scale", "--step", step, "--rows", str(count), "--dim", str(args.dim)]
+    command += ["--folder", folder, *(["--kind", args.kind] if args.kind else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT)
     for what, value in json.loads(done.stdout.splitlines()[-1]).items():
-        print(f"{count:>13,} x {dim}  {what:<64}{value:>14,.3f}" if isinstance(value, float) else f"{'':18}{value}")
+        print(
+            f"{count:>13,} x {args.dim}  {what:<64}{value:>14,.3f}" if isinstance(value, float) else f"{'':18}{value}"
+        )
     sys.stdout.flush()
 
 
-def build(folder: Path, count: int, dim: int) -> dict[str, float | str]:
+def build(folder: Path, count: int, dim: int, kind: str | None) -> dict[str, float | str]:
     """Write the index file as `build` does, and time its stages."""
     seconds: dict[str, float] = {}
     stage, since = "rows", time.perf_counter()
@@ -73,7 +77,7 @@ def build(folder: Path, count: int, dim: int) -> dict[str, float | str]:
     stamp = neighbours.Stamp(
         catalog="made", model="made", kind="", dim=dim, covered=count, last=count, recall=0, target=0.99
     )
-    kinds = structures(count, dim, Wish("ivf"))
+    kinds = (kind,) if kind else structures(count, dim, Wish("ivf"))
     stamp = neighbours.write_index(folder, clustered(count, dim), stamp, kinds, advance)
     advance("end")
     return {
@@ -85,7 +89,7 @@ def build(folder: Path, count: int, dim: int) -> dict[str, float | str]:
     }
 
 
-def ask(folder: Path, count: int, dim: int) -> dict[str, float | str]:
+def ask(folder: Path, count: int, dim: int, _: str | None) -> dict[str, float | str]:
     """Open the file, and ask for a few hundred vectors, one at a time: each new to the process, then known to it."""
     _, rows = next(clustered(QUERIES, dim, seed=1))
     started = time.perf_counter()
