@@ -89,7 +89,7 @@ def build(folder: Path, count: int, dim: int, kind: str | None) -> dict[str, flo
     }
 
 
-def ask(folder: Path, count: int, dim: int, _: str | None) -> dict[str, float | str]:
+def ask(folder: Path, count: int, dim: int, kind: str | None) -> dict[str, float | str]:
     """Open the file, and ask for a few hundred vectors, one at a time: each new to the process, then known to it."""
     _, rows = next(clustered(QUERIES, dim, seed=1))
     started = time.perf_counter()
