@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from operator import attrgetter
+from typing import TypeAlias
 
 from ..errors import PictureError
 from ..records import FoundFile, Source, Stamp, Unlisted
@@ -25,10 +27,14 @@ UNSETTLED = Stamp(-1, 0, 0)
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 _SLASH = ord("/")
+# files that go on their way together, since one by one takes longer than looking at them
+_LONGEST_RUN = 1000
 # what of a stat result is compared
 compared = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns")
 # FoundFile._make() at a third of its cost: millions of files go this way
 _found = partial(tuple.__new__, FoundFile)
+
+_Run: TypeAlias = list[FoundFile | Unlisted]
 
 PASSED_OVER = frozenset({b"Thumbs.db", b"desktop.ini", b"@eaDir", b"$RECYCLE.BIN"})
 
@@ -92,6 +98,10 @@ def walk(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
     Hidden files and folders are passed over, symbolic links are not followed. A folder that cannot be listed comes
     as Unlisted, in its place; so does one that vanishes meanwhile, and a file that cannot be looked at.
     """
+    return chain.from_iterable(_runs(root, below))
+
+
+def _runs(root: bytes, below: bytes) -> Iterator[_Run]:
     # one open listing for each folder on the way down; no recursion, since a tree may be deeper than Python's stack
     listings = [_listing(root, below)]
     while listings:
@@ -104,16 +114,20 @@ def walk(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
             listings.pop()
 
 
-def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes]:
-    """The files of one folder and, each in its place, the paths of the folders in it."""
+def _listing(root: bytes, below: bytes) -> Iterator[_Run | bytes]:
+    """The files of one folder, many at a time, and, each in its place, the paths of the folders in it."""
     prefix = below + b"/" if below else b""
     try:
         with os.scandir(os.path.join(root, below) if below else root) as listing:
             shown = sorted(dict(_shown(listing)).items())  # by name: each is there once
     except OSError as error:
-        yield Unlisted(prefix, why(error, "list"))
+        yield [Unlisted(prefix, why(error, "list"))]
         return
+    run: _Run = []
     for name, entry in shown:
+        if name[-1] == _SLASH or len(run) == _LONGEST_RUN:
+            yield run
+            run = []
         if name[-1] == _SLASH:
             yield prefix + name[:-1]
             continue
@@ -122,10 +136,11 @@ def _listing(root: bytes, below: bytes) -> Iterator[FoundFile | Unlisted | bytes
         except FileNotFoundError:  # vanished between the listing and the look
             continue
         except OSError as error:  # a folder that may be listed but not entered: its files are not gone
-            yield Unlisted(prefix + name, why(error))
+            run.append(Unlisted(prefix + name, why(error)))
             continue
         if stat.S_ISREG(status.st_mode):
-            yield _found((prefix + name, *compared(status)))
+            run.append(_found((prefix + name, *compared(status))))
+    yield run
 
 
 def _shown(listing: Iterable[os.DirEntry[bytes]]) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
@@ -145,15 +160,15 @@ def find(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
     try:
         status = os.lstat(full)
     except OSError as error:
-        yield Unlisted(below, why(error))
-        return
+        return iter([Unlisted(below, why(error))])
     if stat.S_ISREG(status.st_mode):
-        yield FoundFile(below, *stamp_of(status))
-    elif stat.S_ISDIR(status.st_mode):
-        yield from walk(root, below)
-    else:
-        link = stat.S_ISLNK(status.st_mode)
-        yield Unlisted(below, "a symbolic link, and those are not followed" if link else "neither a file nor a folder")
+        return iter([FoundFile(below, *stamp_of(status))])
+    if stat.S_ISDIR(status.st_mode):
+        return walk(root, below)
+    link = stat.S_ISLNK(status.st_mode)
+    return iter(
+        [Unlisted(below, "a symbolic link, and those are not followed" if link else "neither a file nor a folder")]
+    )
 
 
 def stamp_of(status: os.stat_result) -> Stamp:

@@ -70,10 +70,11 @@ NAMES = st.sampled_from(["a", "a.b", "a-b", "a b", "b", "A", "a0", "a\n", "\u00e
 TREES = st.lists(st.lists(NAMES, min_size=1, max_size=4).map("/".join), max_size=25)
 
 
-@given(TREES)
-@settings(max_examples=60, deadline=None)
-def test_walk_yields_every_file_in_the_order_of_full_paths(tree: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+@given(TREES, st.sampled_from([1, 2, 1000]))
+@settings(max_examples=120, deadline=None)
+def test_walk_yields_every_file_in_the_order_of_full_paths(tree: list[str], longest_run: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("indexer.pictures.scan._LONGEST_RUN", longest_run)
         for name in tree:
             with contextlib.suppress(FileExistsError, NotADirectoryError, IsADirectoryError):
                 write(Path(folder), name)
@@ -169,7 +170,8 @@ def test_a_folder_that_vanishes_is_unlisted_and_not_empty(tmp_path: Path) -> Non
     assert [first.path, *(item.path for item in found)] == [b"a.png", b"b/", b"c.png"]
 
 
-def test_a_file_that_vanishes_is_left_out(tmp_path: Path) -> None:
+def test_a_file_that_vanishes_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexer.pictures.scan._LONGEST_RUN", 1)  # the second is looked at after the first has come
     write(tmp_path, "a.png", "b.png", "c.png")
     found = walk(os.fsencode(tmp_path))
     first = next(found)
