@@ -53,9 +53,10 @@ class VectorRows:
     def every(self, model: StoredModel) -> tuple[Ids, Ids]:
         """Ids of all vectors of the model, ascending, and the content of each."""
         with translated(self.db.path):  # not rows(): millions of rows go this way
-            sql = "SELECT id, content_id FROM vectors WHERE model_id = ? ORDER BY id"
-            rows = self.db.sqlite.execute(sql, [model.row])
+            # unordered, this is read from an index; ordered, SQLite would go through the table, vectors and all
+            rows = self.db.sqlite.execute("SELECT id, content_id FROM vectors WHERE model_id = ?", [model.row])
             pairs = np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, 2)
+        pairs = pairs[np.argsort(pairs[:, 0])]
         return pairs[:, 0], pairs[:, 1]
 
     def blocks(self, model: StoredModel, after: int = 0) -> Iterator[Block]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,21 @@ def test_a_damaged_vector_is_never_shown(catalog: Catalog, pictures: Path) -> No
     conn.close()
     with pytest.raises(CatalogDamaged, match="verify --repair"):
         catalog.query(pictures / "a.png", k=6)
+
+
+def test_every_vector_comes_in_the_order_of_ids(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    conn = sqlite3.connect(catalog.folder / FILE)
+    conn.execute("UPDATE vectors SET id = 100 - id")  # so that contents are in another order
+    conn.commit()
+    expected = conn.execute("SELECT id, content_id FROM vectors ORDER BY id").fetchall()
+    conn.close()
+    with closing(Store.open(catalog.folder, readonly=True)) as store:
+        model = store.model()
+        assert model
+        ids, contents = store.vectors.every(model)
+        assert list(zip(ids.tolist(), contents.tolist(), strict=True)) == expected
+        assert contents[0] > contents[-1]
 
 
 def test_reading_changes_nothing(catalog: Catalog, pictures: Path) -> None:
