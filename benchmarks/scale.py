@@ -42,8 +42,10 @@ def main() -> None:
     parser.add_argument("--step", choices=["build", "ask"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
-        run = {"build": build, "ask": ask}[args.step]
-        print(json.dumps(run(args.folder, args.rows[0], args.dim, args.kind)))
+        (count,) = args.rows
+        building = args.step == "build"
+        told = build(args.folder, count, args.dim, args.kind) if building else ask(args.folder, count, args.dim)
+        print(json.dumps(told))
         return
     for count in args.rows:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -89,7 +91,7 @@ def build(folder: Path, count: int, dim: int, kind: str | None) -> dict[str, flo
     }
 
 
-def ask(folder: Path, count: int, dim: int, kind: str | None) -> dict[str, float | str]:
+def ask(folder: Path, count: int, dim: int) -> dict[str, float | str]:
     """Open the file, and ask for a few hundred vectors, one at a time: each new to the process, then known to it."""
     _, rows = next(clustered(QUERIES, dim, seed=1))
     started = time.perf_counter()

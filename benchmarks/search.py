@@ -35,7 +35,6 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from indexer import Catalog
-from indexer.neighbours.choosing import Wish
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
 from indexer.store.rows import Entry
 from indexer.store.store import Store
@@ -265,14 +264,13 @@ def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def build_ours(rows: np.ndarray, target: Path) -> float:
-    """What the rule chooses, or for `ours-ivf` inverted lists however few vectors there are."""
+    """What the rule chooses."""
     target.mkdir()
     started = time.perf_counter()
     store = build_store(target, rows)
     print(f"{len(rows) / (time.perf_counter() - started):,.0f} contents a second were stored", file=sys.stderr)
     started = time.perf_counter()
-    wish = Wish("ivf") if target.name == "ours-ivf" else None
-    for warning in nearest.refresh(store, target, lambda _: None, wish):
+    for warning in nearest.refresh(store, target, lambda _: None):
         print(warning, file=sys.stderr)
     seconds = time.perf_counter() - started
     store.seal()
@@ -516,7 +514,6 @@ def search_usearch(target: Path, judge: Callable[[np.ndarray], float]) -> Iterat
 
 CONTENDERS: dict[str, tuple[Callable[[np.ndarray, Path], float], Callable[..., Iterator[tuple[str, str, Search]]]]] = {
     "ours": (build_ours, search_ours),
-    "ours-ivf": (build_ours, search_ours),
     "flat": (build_faiss("Flat"), search_faiss("")),
     "hnsw32": (build_faiss("HNSW32"), search_faiss("efSearch")),
     # what autofaiss chooses for a million vectors where memory is short

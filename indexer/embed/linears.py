@@ -146,21 +146,22 @@ def best_linears(cpuinfo: Path = Path("/proc/cpuinfo")) -> type[PackedLinears | 
         return None
     capability = torch.backends.cpu.get_cpu_capability()
     if capability == "AVX512":
-        return PackedLinears if _works(PackedLinears) else None
+        return PackedLinears if _works(PackedLinears, 0.0) else None
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
     return OpenBlasLinears if capability == "AVX2" and "openblas" in blas else None
 
 
 def can_int8() -> bool:
     """Whether this build of torch has the operators of Int8Linears."""
-    return _works(Int8Linears)
+    return _works(Int8Linears, 0.01)
 
 
-def _works(linears: Callable[[], _Linears]) -> bool:
-    """Whether what is not promised in every build of torch is there, and right."""
-    weight = torch.nn.Parameter(torch.eye(4), requires_grad=False)
+def _works(linears: Callable[[], _Linears], tolerance: float) -> bool:
+    """Whether operators that are not promised in every build of torch are there, and right to within a tolerance."""
+    weight = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4) / 11, requires_grad=False)
     try:
         with torch.inference_mode(), linears():
-            return torch.allclose(torch.nn.functional.linear(torch.eye(4), weight), weight, atol=0.01)
+            product = torch.nn.functional.linear(torch.eye(4), weight)
+            return torch.allclose(product, weight.T, rtol=0.0, atol=tolerance)
     except (AttributeError, RuntimeError):
         return False

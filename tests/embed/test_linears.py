@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,6 @@ AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n"
 
 
 Linears = type[PackedLinears | OpenBlasLinears]
-
-
-@pytest.fixture
-def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
 
 
 @pytest.fixture(params=[PackedLinears, OpenBlasLinears])
@@ -83,39 +78,44 @@ def test_other_types_and_weights_that_are_no_parameters_are_left_to_torch(kind: 
         assert torch.nn.functional.linear(rows, weight)[0, 0] == 16
 
 
-BEST = {"AVX512": PackedLinears if torch._C._has_mkldnn else None, "AVX2": OpenBlasLinears, "DEFAULT": None}
+def pretend(monkeypatch: pytest.MonkeyPatch, capability: str, blas: str = "scipy-openblas") -> None:
+    """Such a processor, and a numpy with such a library."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(np, "show_config", lambda mode: {"Build Dependencies": {"blas": {"name": blas}}})
 
 
-@pytest.mark.parametrize("capability", BEST, indirect=True)
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("AVX512", PackedLinears if torch._C._has_mkldnn else None), ("AVX2", OpenBlasLinears), ("DEFAULT", None)],
+)
 def test_what_is_best_depends_on_the_processor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, capability: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, expected: Linears | None
 ) -> None:
-    monkeypatch.setattr(np, "show_config", config_of("scipy-openblas"))
-    expected = BEST[request.node.callspec.params["capability"]]
+    pretend(monkeypatch, capability)
     assert best_linears(cpuinfo(tmp_path, AMD)) is expected
     assert best_linears(cpuinfo(tmp_path, AMD.replace("AuthenticAMD", "GenuineIntel"))) is None
     assert best_linears(tmp_path / "not there") is None  # no Linux
 
 
-@pytest.mark.parametrize("capability", ["AVX2"], indirect=True)
-@pytest.mark.usefixtures("capability")
 def test_a_numpy_with_another_blas_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(np, "show_config", config_of("mkl-sdl"))
+    pretend(monkeypatch, "AVX2", blas="mkl-sdl")
     assert best_linears(cpuinfo(tmp_path, AMD)) is None
 
 
-@pytest.mark.parametrize("capability", ["AVX512"], indirect=True)
-@pytest.mark.usefixtures("capability")
 def test_a_torch_without_these_operators_goes_on_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: Any) -> None:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
 
+    pretend(monkeypatch, "AVX512")
     monkeypatch.setattr(PackedLinears, "_linear", gone)
     assert best_linears(cpuinfo(tmp_path, AMD)) is None
 
 
-def config_of(blas: str) -> Callable[..., dict[str, Any]]:
-    return lambda mode: {"Build Dependencies": {"blas": {"name": blas}}}
+def test_operators_that_are_a_little_wrong_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "AVX512")
+    product = PackedLinears._product
+    monkeypatch.setattr(PackedLinears, "_product", lambda self, *given: product(self, *given) + 1e-6)
+    assert best_linears(cpuinfo(tmp_path, AMD)) is None
 
 
 @pytest.mark.parametrize("best", [PackedLinears, OpenBlasLinears, None])
