@@ -60,6 +60,15 @@ def test_every_match_is_shown(page: str) -> None:
     assert "cannot be shown" in page  # the one that has gone meanwhile
 
 
+def test_a_page_without_any_query_says_so(tmp_path: Path) -> None:
+    write_gallery([], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<title>No picture to look for could be read · indexer</title>" in page
+    assert "<h1>No picture to look for could be read</h1>" in page
+    assert "similarity" not in page
+
+
 def test_a_place_that_cannot_be_written(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(IndexerError, match="cannot be written"):
         write_gallery([], tmp_path / "nowhere" / "page.html")
