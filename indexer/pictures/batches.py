@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +30,7 @@ MAX_OUTCOMES = 1024
 MAX_UNDER_WAY = 64 * CHUNK
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """One file to embed, or (slot None) one whose content needs no embedding: it is known, or an earlier file's."""
 
     source: Source
@@ -71,8 +72,7 @@ class _Decoding:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     """A file on its way. decoding is None where there is nothing to decode."""
 
     source: Source
@@ -112,15 +112,23 @@ def batches(
 def _reading(sources: Iterable[Source]) -> Iterator[list[Content | Refused]]:
     """Chunks of files, read and hashed in threads, one chunk ahead."""
     with ThreadPoolExecutor(READERS, "readers") as threads:
-        ahead: deque[list[Future[Content | Refused]]] = deque()
+        ahead: deque[list[Future[list[Content | Refused]]]] = deque()
+        given_up = threading.Event()
+
+        def read_some(some: Sequence[Source]) -> list[Content | Refused]:
+            return [read(source) for source in some if not given_up.is_set()]
+
         try:
             for chunk in _chunks(sources):
-                ahead.append([threads.submit(read, source) for source in chunk])
+                share = -(-len(chunk) // READERS)
+                shares = [chunk[start : start + share] for start in range(0, len(chunk), share)]
+                ahead.append([threads.submit(read_some, some) for some in shares])
                 if len(ahead) > 1:
-                    yield [future.result() for future in ahead.popleft()]
+                    yield [file for future in ahead.popleft() for file in future.result()]
             while ahead:
-                yield [future.result() for future in ahead.popleft()]
+                yield [file for future in ahead.popleft() for file in future.result()]
         finally:
+            given_up.set()
             threads.shutdown(wait=False, cancel_futures=True)
 
 

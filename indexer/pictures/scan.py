@@ -8,11 +8,10 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from operator import attrgetter
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ..errors import PictureError
 from ..records import FoundFile, Source, Stamp, Unlisted
@@ -74,8 +73,7 @@ _ENDINGS = frozenset(
 _REFUSED_ENDINGS = frozenset(b"eps svg psd jp2 j2k jxl xcf ico tga cr2 cr3 nef arw dng orf rw2 raf pef srw".split())
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """The bytes of a file, read once: what is hashed is what is decoded. kind: the format, told by content."""
 
     source: Source
@@ -84,8 +82,7 @@ class Content:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """A file that is not decoded. reason None: no picture by content nor by ending, so not worth a line."""
 
     source: Source

@@ -1,7 +1,8 @@
 """Decoding in processes of their own: a picture that crashes, hangs or bloats its decoder costs only itself.
 
 A worker is a bare Python with Pillow and NumPy. Requests and answers are one line of JSON through its pipes, and raw
-bytes in memory that is shared with it: nothing that a taken-over decoder sends is ever executed here.
+bytes in memory that is shared with it: nothing that a taken-over decoder sends is ever executed here. Where many small
+files wait, a request is for several of them; if anything goes wrong with it, each of them is tried alone.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from queue import SimpleQueue
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,8 @@ EXIT_SECONDS = 0.5
 # bytes of the line that begins a request or an answer
 MAX_LINE = 1 << 16
 DIGEST_BYTES = 32
+# files of one request, and bytes of them where there are several: what a request costs here is then shared by many
+GROUP, GROUP_BYTES = 8, 1 << 20
 # of the memory that is shared with a worker, what it keeps after a larger file
 KEPT_BYTES = 16 << 20
 NOT_STARTED = (
@@ -65,8 +68,7 @@ class Limits:
         return cls(pixels, megabytes=max(cls().megabytes, pixels * 12 >> 20))
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A decoded picture, fitted to the model. pixels: uint8 RGB, (height, width, 3).
 
     decoding, fitting: CPU seconds that its decoder took, and that the rest took.
@@ -79,6 +81,21 @@ class Prepared:
     fitting: float = 0.0
 
 
+class _Job(NamedTuple):
+    """One picture to decode."""
+
+    data: bytes
+    kind: str
+    future: Future[Prepared]
+
+    def settle(self, outcome: Prepared | Exception) -> None:
+        """Let those who wait have it."""
+        if isinstance(outcome, Prepared):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
+
+
 class Decoders:
     """A fixed number of supervised decoding processes, started on first use and started again when one dies."""
 
@@ -88,10 +105,10 @@ class Decoders:
         self.count = count
         self.limits = limits or Limits()
         self._workers = [_Worker(preprocess, self.limits) for _ in range(count)]
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
-        for worker in self._workers:
-            self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(count, "decoders")
+        self._threads: list[threading.Thread] = []
+        self._waiting: deque[_Job] = deque()
+        self._free = 0  # threads that wait for a job
+        self._changed = threading.Condition()
         self._closing, self._closed = threading.Event(), threading.Event()
         self._watch = threading.Thread(target=self._end_late, name="decoders' watch", daemon=True)
         self._watch.start()
@@ -101,24 +118,63 @@ class Decoders:
 
         The future's error is a PictureError, or an IndexerError where no decoding process can be started.
         """
-        return self._threads.submit(self._decode, data, kind)
+        job = _Job(data, kind, Future())
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
+            if len(self._waiting) > self._free and len(self._threads) < self.count:
+                worker = self._workers[len(self._threads)]
+                self._threads.append(threading.Thread(target=self._serve, args=[worker], name="decoders", daemon=True))
+                self._threads[-1].start()
+        return job.future
 
-    def _decode(self, data: bytes, kind: str) -> Prepared:
-        worker = self._idle.get()
-        try:
-            if self._closing.is_set():
-                raise PictureError("not reached before the end")
-            return worker.decode(data, kind)
-        finally:
-            self._idle.put(worker)
+    def _serve(self, worker: _Worker) -> None:
+        """The life of a thread: it has jobs done by a worker of its own."""
+        while jobs := self._next():
+            outcomes: Sequence[Prepared | Exception]
+            try:
+                outcomes = worker.decode([(job.data, job.kind) for job in jobs])
+            except Exception as error:  # a bug must not leave anyone waiting
+                outcomes = [error] * len(jobs)
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                job.settle(outcome)
+
+    def _next(self) -> list[_Job]:
+        """What to decode next, when there is something; nothing at the end.
+
+        Several jobs only where the others have enough to do without them.
+        """
+        with self._changed:
+            while not self._closing.is_set():
+                jobs: list[_Job] = []
+                held = 0
+                most = min(max(len(self._waiting) // (2 * self.count), 1), GROUP)
+                while self._waiting and len(jobs) < most:
+                    held += len(self._waiting[0].data)
+                    if jobs and held > GROUP_BYTES:
+                        break
+                    job = self._waiting.popleft()
+                    if job.future.set_running_or_notify_cancel():
+                        jobs.append(job)
+                if jobs:
+                    return jobs
+                self._free += 1
+                self._changed.wait()
+                self._free -= 1
+        return []
 
     def close(self) -> None:
         """Drop what is not started and end the processes, also one in the middle of a picture."""
-        self._closing.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._changed:
+            self._closing.set()
+            for job in self._waiting:
+                job.future.cancel()
+            self._waiting.clear()
+            self._changed.notify_all()
         for worker in self._workers:
             worker.kill()
-        self._threads.shutdown(wait=True)
+        for thread in self._threads:
+            thread.join()
         self._closed.set()
         self._watch.join()
         for worker in self._workers:
@@ -157,49 +213,70 @@ class _Worker:
         self.late = False
         self.ended = False
 
-    def decode(self, data: bytes, kind: str) -> Prepared:
-        """Raises PictureError, and IndexerError where no process can be started.
+    def decode(self, files: Sequence[tuple[bytes, str]]) -> list[Prepared | IndexerError]:
+        """What comes of each file; an IndexerError that is no PictureError where no process can be started."""
+        if len(files) > 1:
+            try:
+                return self._decode(files)
+            except (IndexerError, _KilledByOthers):
+                pass  # whichever of them it was
+        return [self._alone(data, kind) for data, kind in files]
+
+    def _alone(self, data: bytes, kind: str) -> Prepared | IndexerError:
+        """What comes of one file.
 
         A process that something else has killed (the system, out of memory) says nothing of the picture: once more.
         """
-        try:
-            return self._decode(data, kind)
-        except _KilledByOthers:
-            pass
-        try:
-            return self._decode(data, kind)
-        except _KilledByOthers as error:
-            raise error.verdict from None
+        verdict: IndexerError = PictureError("not reached before the end")
+        for _ in range(0 if self.ended else 2):
+            try:
+                return self._decode([(data, kind)])[0]
+            except IndexerError as error:
+                return error
+            except _KilledByOthers as error:
+                verdict = error.verdict
+        return verdict
 
-    def _decode(self, data: bytes, kind: str) -> Prepared:
+    def _decode(self, files: Sequence[tuple[bytes, str]]) -> list[Prepared | IndexerError]:
+        """Raises PictureError where the process fails at it, and IndexerError where none can be started."""
         if self.late or (self.process and self.process.poll() is not None):  # ended since its last answer
             self.stop()
         process = self.process or self._start()
+        data = files[0][0] if len(files) == 1 else b"".join([data for data, _ in files])
         try:
             _put(self.shared, data)
-            answer = self._ask(process, {"kind": kind, "bytes": len(data)}, self.limits.seconds)
-            if "reason" not in answer:
-                return self._unpacked(answer)
-            reason = str(answer["reason"])
+            request = {"files": [(len(data), kind) for data, kind in files]}
+            return self._unpacked(self._ask(process, request, self.limits.seconds)["answers"], len(files))
         except Exception:  # no answer, or whatever a process that was taken over can make of one
             late = f"took longer than {self.limits.seconds:g} s to decode"
-            reason = late if self.late else "crashed the decoder"
+            verdict = PictureError(late if self.late else "crashed the decoder")
             killed_by_others = self._was_killed_by_others(process)
             self.stop()
             if killed_by_others:
-                raise _KilledByOthers(PictureError(reason)) from None
+                raise _KilledByOthers(verdict) from None
+            raise verdict from None
         finally:
             if self.shared >= 0 and len(data) > KEPT_BYTES:
                 os.ftruncate(self.shared, 0)
-        raise PictureError(reason)
 
-    def _unpacked(self, answer: dict[str, Any]) -> Prepared:
-        body = _take(self.shared, self.answer_bytes)  # a copy: the worker may go on writing
-        pixels, rest = body[: math.prod(self.shape)], body[math.prod(self.shape) :]
-        fingerprint = Fingerprint(rest[:DIGEST_BYTES], rest[DIGEST_BYTES:])
-        decoding, fitting = map(float, answer["seconds"])
-        array = np.frombuffer(pixels, np.uint8).reshape(self.shape)
-        return Prepared(array, PictureInfo(**answer["info"]), fingerprint, decoding, fitting)
+    def _unpacked(self, answers: Sequence[dict[str, Any]], count: int) -> list[Prepared | IndexerError]:
+        if len(answers) != count:
+            raise ValueError(len(answers))
+        outcomes: list[Prepared | IndexerError] = []
+        good = sum("reason" not in answer for answer in answers)
+        body = _take(self.shared, good * self.answer_bytes)  # a copy: the worker may go on writing
+        start = 0
+        for answer in answers:
+            if "reason" in answer:
+                outcomes.append(PictureError(str(answer["reason"])))
+                continue
+            known = start + math.prod(self.shape)
+            pixels = np.frombuffer(body, np.uint8, known - start, start).reshape(self.shape)
+            start += self.answer_bytes
+            fingerprint = Fingerprint(body[known : known + DIGEST_BYTES], body[known + DIGEST_BYTES : start])
+            decoding, fitting = map(float, answer["seconds"])
+            outcomes.append(Prepared(pixels, PictureInfo(**answer["info"]), fingerprint, decoding, fitting))
+        return outcomes
 
     def _was_killed_by_others(self, process: subprocess.Popen[bytes]) -> bool:
         with suppress(subprocess.TimeoutExpired):
@@ -303,9 +380,11 @@ def _shared_memory() -> int:
         return os.dup(file.fileno())
 
 
-def _put(shared: int, data: bytes) -> None:
-    if os.pwrite(shared, data, 0) != len(data):
+def _put(shared: int, data: bytes, place: int = 0) -> int:
+    """Write it; returns its length."""
+    if os.pwrite(shared, data, place) != len(data):
         raise OSError("there is no room for it")
+    return len(data)
 
 
 def _take(shared: int, size: int) -> bytes:
@@ -318,31 +397,36 @@ def _take(shared: int, size: int) -> bytes:
 def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = None) -> None:
     """The worker's side: answer requests from stdin until it closes. answer: what to do with one, for tests."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers itself
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    requests, answering = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a C library prints may mix with the answers
     settings = _receive(requests)
     shared = settings["shared"]
     preprocess, limits = Preprocess.from_json(settings["preprocess"]), Limits(**settings["limits"])
     _prepare_process(limits)
-    _send(answers, {})
+    _send(answering, {})
     while True:
         try:
             request = _receive(requests)
         except EOFError:
             return
-        # a worker whose parent is gone must not hang on for ever: the alarm ends it
-        _alarm(limits.seconds + GRACE_SECONDS)
-        try:
-            data = _take(shared, request["bytes"])
-            prepared = (answer or prepare)(data, request["kind"], preprocess, limits)
-        except PictureError as error:
-            _send(answers, {"reason": error.reason})
-        except MemoryError:
-            _send(answers, {"reason": f"needed more than {limits.megabytes:,} MB to decode"})
-        else:
-            known = prepared.fingerprint
-            _put(shared, prepared.pixels.tobytes() + known.pixels + known.signature)
-            _send(answers, {"info": asdict(prepared.info), "seconds": (prepared.decoding, prepared.fitting)})
+        data = _take(shared, sum(size for size, _ in request["files"]))
+        answers: list[dict[str, Any]] = []
+        room = start = 0
+        for size, kind in request["files"]:
+            # a worker whose parent is gone must not hang on for ever: the alarm ends it
+            _alarm(limits.seconds + GRACE_SECONDS)
+            try:
+                prepared = (answer or prepare)(data[start : start + size], kind, preprocess, limits)
+            except PictureError as error:
+                answers.append({"reason": error.reason})
+            except MemoryError:
+                answers.append({"reason": f"needed more than {limits.megabytes:,} MB to decode"})
+            else:
+                known = prepared.fingerprint
+                room += _put(shared, prepared.pixels.tobytes() + known.pixels + known.signature, room)
+                answers.append({"info": asdict(prepared.info), "seconds": (prepared.decoding, prepared.fitting)})
+            start += size
+        _send(answering, {"answers": answers})
         _alarm(0)
 
 

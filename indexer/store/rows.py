@@ -38,8 +38,7 @@ class Known(NamedTuple):
     current: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One image to store. info, fingerprint and vector are None where the content has them already.
 
     size: bytes. labels: (class index, probability), best first.
@@ -54,8 +53,7 @@ class Entry:
     labels: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """One file that is not indexed. reason None: it is no picture. tried_with: what would have to change."""
 
     source: Source

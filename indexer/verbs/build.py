@@ -17,7 +17,7 @@ from ..embed.embedder import Embedded, Embedder
 from ..errors import UnsafeRemoval
 from ..files import remove_left_over
 from ..neighbours.choosing import Wish
-from ..pictures.batches import CHUNK, Batch, Picture, batches
+from ..pictures.batches import CHUNK, Batch, batches
 from ..pictures.decode import MAX_PIXELS, abilities
 from ..pictures.scan import UNSETTLED, Refused, find, settled
 from ..pictures.workers import Decoders, Limits
@@ -239,7 +239,7 @@ class _Build:
 
     def _to_store(self, source: Source) -> Source:
         """The file with the stamp to store: that of a file which was fresh when it was read cannot be trusted."""
-        if source.full not in self.fresh:
+        if not self.fresh or source.full not in self.fresh:
             return source
         self.fresh.remove(source.full)
         return source._replace(stamp=UNSETTLED)
@@ -261,11 +261,14 @@ class _Build:
 
     def _take(self, batch: Batch, embedded: Embedded | None, older: dict[bytes, int], window: _Window) -> None:
         """Put what came of a batch into the commit window."""
-        usable = [bool(np.isfinite(row).all()) for row in embedded.vectors] if embedded else []
-        before = {o.source.full: older.pop(o.source.full) for o in batch.outcomes if o.source.full in older}
+        usable = np.logical_and.reduce(np.isfinite(embedded.vectors), axis=1).tolist() if embedded else []
+        labels = _labels(embedded) if embedded else []
+        before = {}
+        if older:
+            before = {o.source.full: older.pop(o.source.full) for o in batch.outcomes if o.source.full in older}
         digests = self.store.images.digests(list(before.values()))
         for outcome in batch.outcomes:
-            image_id = before.get(outcome.source.full)
+            image_id = before.get(outcome.source.full) if before else None
             source = self._to_store(outcome.source)
             if isinstance(outcome, Refused):
                 window.refuse(source, outcome.reason, self.abilities)
@@ -273,7 +276,12 @@ class _Build:
                 self.without_vector.add(outcome.sha256)
                 window.refuse(source, NO_VECTOR, self._model().id.key)
             else:
-                entry = _entry(source, outcome, embedded)
+                entry = Entry(source, outcome.sha256)
+                if outcome.slot is not None and embedded is not None:
+                    size, row = outcome.source.stamp.size, embedded.vectors[outcome.slot]
+                    entry = Entry(
+                        source, outcome.sha256, size, outcome.info, outcome.fingerprint, row, labels[outcome.slot]
+                    )
                 window.add(entry, image_id, digests.get(image_id) if image_id else None)
         self.tally.embedded += len(usable)
         self.tally.done += len(batch)
@@ -407,13 +415,10 @@ class _Lazy:
         return self.made
 
 
-def _entry(source: Source, picture: Picture, embedded: Embedded | None) -> Entry:
-    if picture.slot is None or embedded is None:
-        return Entry(source, picture.sha256)
-    row = picture.slot
-    labels = zip(embedded.indices[row].tolist(), embedded.probabilities[row].tolist(), strict=True)
-    size = picture.source.stamp.size
-    return Entry(source, picture.sha256, size, picture.info, picture.fingerprint, embedded.vectors[row], tuple(labels))
+def _labels(embedded: Embedded) -> list[tuple[tuple[int, float], ...]]:
+    """Class and probability of the most probable classes of each picture."""
+    both = zip(embedded.indices.tolist(), embedded.probabilities.tolist(), strict=True)
+    return [tuple(zip(indices, probabilities, strict=True)) for indices, probabilities in both]
 
 
 def _merge(

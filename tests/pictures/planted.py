@@ -42,6 +42,8 @@ def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Pr
             pass
     elif order == "sleep in C":
         ctypes.CDLL(None).sleep(3600)
+    elif order == "sleep a little":
+        time.sleep(0.3)
     elif order == "hoard":
         while True:
             hoard.append(bytes(1 << 20))
@@ -59,7 +61,8 @@ def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Pr
         time.sleep(3600)
     elif order.startswith("cut "):
         os.ftruncate(shared(), int(order.removeprefix("cut ")))
-        os.write(ANSWERS, b'{"info": {"width": 16, "height": 16, "format": "PLANTED"}}\n')
+        info = b'{"width": 16, "height": 16, "format": "PLANTED"}'
+        os.write(ANSWERS, b'{"answers": [{"info": %b, "seconds": [0, 0]}]}\n' % info)
         time.sleep(3600)
     elif order.startswith("tell "):
         raise PictureError(str(eval(order.removeprefix("tell "))))  # the order comes from the test, word for word

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +191,93 @@ def test_disasters_in_a_row_and_beside_each_other(start: Callable[..., Decoders]
         crashed,
         8,
     ]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many files each request was for."""
+    counts: list[int] = []
+    ask = workers._Worker._ask
+
+    def counting(self: workers._Worker, process: Any, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        counts.append(len(request.get("files", ())))
+        return ask(self, process, request, seconds)
+
+    monkeypatch.setattr(workers._Worker, "_ask", counting)
+    return counts
+
+
+def in_a_group(decoders: Decoders, orders: list[bytes]) -> list[int | str]:
+    """Greys or reasons of some orders, most of which wait together while the first one is worked on."""
+    with decoders._changed:
+        futures = [decoders.submit(order, "JPEG") for order in orders]
+    outcomes: list[int | str] = []
+    for future in futures:
+        try:
+            outcomes.append(int(future.result().pixels.max()))
+        except PictureError as error:
+            outcomes.append(error.reason)
+    return outcomes
+
+
+def test_files_that_wait_go_together(start: Callable[..., Decoders], asked: list[int]) -> None:
+    orders = [b"x" * (1 + number % 7) for number in range(60)]
+    assert in_a_group(start(2), orders) == [len(order) for order in orders]
+    assert max(asked) == workers.GROUP
+    assert sum(asked) == 60
+    assert asked.count(1) >= 4  # the last ones are shared out
+
+
+def test_large_files_go_alone(
+    start: Callable[..., Decoders], asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "GROUP_BYTES", 10)
+    assert in_a_group(start(), [b"x" * 11] * 3 + [b"x" * 5] * 6) == [11] * 3 + [5] * 6
+    assert asked[1:] == [1, 1, 1, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("disaster", "reason"),
+    [
+        ("segfault", "crashed the decoder"),
+        ("raise", "crashed the decoder"),
+        ("loop", "took longer than 0.5 s to decode"),
+        ("send {}\n", "crashed the decoder"),
+        ('send {"answers": []}\n', "crashed the decoder"),
+        ("tell 'damaged'", "damaged"),
+        pytest.param("cut 0", "crashed the decoder", marks=linux),
+        pytest.param("hoard", "needed more than 1,500 MB to decode", marks=linux),
+    ],
+)
+def test_a_disaster_among_others_costs_none_of_them(
+    start: Callable[..., Decoders], asked: list[int], disaster: str, reason: str
+) -> None:
+    decoders = start(seconds=0.5, megabytes=1500)
+    orders = [b"x" * number for number in range(1, 17)]
+    orders[3] = disaster.encode()
+    wanted: list[int | str] = [*range(1, 17)]
+    wanted[3] = reason
+    assert in_a_group(decoders, orders) == wanted
+    assert max(asked) == workers.GROUP  # it was among others
+
+
+@linux
+def test_a_group_that_something_else_has_killed_is_decoded_all_the_same(
+    start: Callable[..., Decoders], asked: list[int]
+) -> None:
+    decoders = start()
+    orders = [b"x", b"x", b"sleep a little", *[b"x" * number for number in range(1, 14)]]
+    process = process_id(decoders)
+
+    def kill() -> None:
+        wait_until(lambda: max(asked) > 1)
+        os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert in_a_group(decoders, orders) == [1, 1, len(b"sleep a little"), *range(1, 14)]
+    killer.join()
+    assert not is_alive(process)
 
 
 def test_a_worker_that_died_after_its_answer_costs_nothing(start: Callable[..., Decoders]) -> None:
