@@ -24,7 +24,14 @@ LEVELS = [
 ]
 WITHIN_LOWEST = {("preprocess", "errors"), ("preprocess", "records"), ("files", "errors")}
 DOORS = {
-    "torch": {"embed/eva.py", "embed/linears.py", "embed/peak.py", "embed/pipeline.py", "neighbours/pairs.py"},
+    "torch": {
+        "embed/eva.py",
+        "embed/fused.py",
+        "embed/linears.py",
+        "embed/peak.py",
+        "embed/pipeline.py",
+        "neighbours/pairs.py",
+    },
     "timm": {"embed/eva.py"},
     "safetensors": {"embed/eva.py"},
     "huggingface_hub": {"embed/eva.py"},

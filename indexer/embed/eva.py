@@ -23,6 +23,7 @@ from ..errors import InvalidArgument, ModelError, OutOfMemory
 from ..preprocess import RESAMPLING, Pixels, fit_array
 from ..records import FLOAT, INT8, Label, ModelId, Preprocess
 from .embedder import TOP_LABELS, Embedded, Vectors
+from .fused import fuse
 from .linears import Int8Linears, best_linears, can_int8
 from .pipeline import SLOTS, Outputs, Pipeline, saved_by_compiling
 from .streams import Finish, in_order, in_threads, wanted
@@ -61,6 +62,8 @@ class TimmEmbedder:
             torch.cuda.set_device(device)  # streams and events belong to the current one
         self._device = device
         self._dtype = DTYPES[precision]
+        if device.type == "cuda" and precision in ("bf16", "fp16"):
+            fuse(model, timm.layers.Mlp)
         self._model: Any = model.to(device=device, dtype=self._dtype)
         self._kernels = kernels(device, precision)
         if device.type != "cuda":
@@ -113,9 +116,10 @@ class TimmEmbedder:
     def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
         """forward() of one batch after the other; see Embedder.stream().
 
-        On CUDA pictures and results are copied while the device computes, batches have one shape, and the model is
-        compiled where the pictures to come are many enough. On a CPU the cores work on several batches at a time where
-        there are enough: cores that share one wait for each other at every layer, and for any that is busy otherwise.
+        On CUDA pictures and results are copied while the device computes, batches have one shape and are launched as a
+        CUDA graph, and the model is compiled where the pictures to come are many enough. On a CPU the cores work on
+        several batches at a time where there are enough: cores that share one wait for each other at every layer, and
+        for any that is busy otherwise.
         """
         if self._device.type == "cuda":
             return self._piped(batches, total or 0)

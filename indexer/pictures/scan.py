@@ -176,7 +176,7 @@ def stamp_of(status: os.stat_result) -> Stamp:
 def settled(stamp: Stamp) -> Stamp:
     """The stamp to store: the given one, or UNSETTLED while the file is so fresh that a change might not show."""
     now = time.time_ns()
-    fresh = any(abs(now - moment) < SETTLED_NS for moment in stamp[1:])
+    fresh = abs(now - stamp.mtime_ns) < SETTLED_NS or abs(now - stamp.ctime_ns) < SETTLED_NS
     return UNSETTLED if fresh else stamp
 
 

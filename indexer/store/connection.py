@@ -5,6 +5,7 @@ The one door to sqlite-utils.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -176,6 +177,19 @@ class Connection:
     def one(self, sql: str, values: Any = ()) -> Any:
         """The first value of its first row."""
         return self.row(sql, values)[0]
+
+    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement with VALUES {} over all rows, many at a time: SQLite lets other threads run meanwhile."""
+        if not rows:
+            return
+        width = len(rows[0])
+        one, at_once = f"({','.join('?' * width)})", IN_ONE_STATEMENT // width
+        whole = len(rows) - len(rows) % at_once
+        with translated(self.path):
+            for start in range(0, whole, at_once):
+                values = list(itertools.chain.from_iterable(rows[start : start + at_once]))
+                self.sqlite.execute(sql.format(",".join([one] * at_once)), values)
+            self.sqlite.executemany(sql.format(one), rows[whole:])
 
     def rows_in(self, sql: str, values: Sequence[Any], first: Sequence[Any] = ()) -> Iterator[Any]:
         """Rows of a statement with an IN ({}) of any length."""

@@ -212,19 +212,19 @@ class Store(Connection):
             if fresh:
                 assert model is not None
                 self._insert_vectors(fresh, ids, model.row)
-            self.sqlite.executemany(
+            self.many(
                 "INSERT INTO images (root_id, path, content_id, size, mtime_ns, ctime_ns, generation, checksum) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (root_id, path) DO UPDATE SET "
+                "VALUES {} ON CONFLICT (root_id, path) DO UPDATE SET "
                 "content_id = excluded.content_id, size = excluded.size, mtime_ns = excluded.mtime_ns, "
                 "ctime_ns = excluded.ctime_ns, checksum = excluded.checksum",
                 [(*_place(e.source), ids[e.sha256], *e.source.stamp, generation, _image_checksum(e)) for e in entries],
             )
-            self.sqlite.executemany(
-                "DELETE FROM skips WHERE root_id = ? AND path = ?", [_place(e.source) for e in entries]
-            )
-            self.sqlite.executemany(
-                "INSERT OR REPLACE INTO skips (root_id, path, size, mtime_ns, ctime_ns, reason, tried_with) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            if self.row("SELECT 1 FROM skips LIMIT 1"):
+                self.sqlite.executemany(
+                    "DELETE FROM skips WHERE root_id = ? AND path = ?", [_place(e.source) for e in entries]
+                )
+            self.many(
+                "INSERT OR REPLACE INTO skips (root_id, path, size, mtime_ns, ctime_ns, reason, tried_with) VALUES {}",
                 [(*_place(r.source), *r.source.stamp, r.reason, r.tried_with) for r in refusals],
             )
             self.sqlite.executemany(
@@ -232,30 +232,30 @@ class Store(Connection):
             )
 
     def _insert_contents(self, entries: Sequence[Entry]) -> None:
-        self.sqlite.executemany(
+        self.many(
             "INSERT OR IGNORE INTO contents (sha256, bytes, width, height, format, taken, camera, shown, checksum) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "VALUES {}",
             [_content(e.sha256, e.size, e.info) for e in entries if e.info],
         )
 
     def _insert_fingerprints(self, entries: Sequence[Entry], ids: dict[bytes, int]) -> None:
-        self.sqlite.executemany(
-            "INSERT OR IGNORE INTO fingerprints (content_id, pixels, signature, checksum) VALUES (?, ?, ?, ?)",
+        self.many(
+            "INSERT OR IGNORE INTO fingerprints (content_id, pixels, signature, checksum) VALUES {}",
             [_fingerprint(ids[e.sha256], e.sha256, e.fingerprint) for e in entries if e.fingerprint],
         )
 
     def _insert_vectors(self, entries: Sequence[Entry], ids: dict[bytes, int], model: int) -> None:
         digests = [e.sha256 for e in entries]
         blobs = vectors.pack([e.vector for e in entries if e.vector is not None], digests)
-        self.sqlite.executemany(
-            "INSERT OR IGNORE INTO vectors (content_id, model_id, vector, labels_checksum) VALUES (?, ?, ?, ?)",
+        self.many(
+            "INSERT OR IGNORE INTO vectors (content_id, model_id, vector, labels_checksum) VALUES {}",
             [
                 (ids[e.sha256], model, blob, checksums.of_labels(e.sha256, e.labels))
                 for e, blob in zip(entries, blobs, strict=True)
             ],
         )
-        self.sqlite.executemany(
-            "INSERT OR REPLACE INTO labels (content_id, model_id, rank, class, probability) VALUES (?, ?, ?, ?, ?)",
+        self.many(
+            "INSERT OR REPLACE INTO labels (content_id, model_id, rank, class, probability) VALUES {}",
             [
                 (ids[e.sha256], model, rank, index, probability)
                 for e in entries

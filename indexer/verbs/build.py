@@ -27,6 +27,7 @@ from ..store.lock import vouch
 from ..store.rows import Entry, Known, Refusal
 from ..store.store import Store
 from ..store.survey import Survey
+from ..store.writer import Writer
 from . import nearest
 from .roots import Place, resolve
 
@@ -224,7 +225,7 @@ class _Build:
             stream.close()
             if decoders.made is not None:
                 decoders.made.close()
-            window.commit()  # also after Ctrl-C: what is embedded is kept
+            window.close()  # also after Ctrl-C: what is embedded is kept
         if self.embedder is not None:
             self.embedding_seconds = time.monotonic() - self.loaded_at
 
@@ -359,10 +360,14 @@ class _Build:
 
 
 class _Window:
-    """What is not committed yet: at most COMMIT_IMAGES files, or COMMIT_SECONDS of work."""
+    """What is not committed yet: at most COMMIT_IMAGES files, or COMMIT_SECONDS of work.
+
+    A quarter of them goes to the writer whenever it has nothing to do, so that nobody has to wait for it.
+    """
 
     def __init__(self, store: Store, tally: _Tally) -> None:
         self.store = store
+        self.writer = Writer(store)
         self.tally = tally
         self.entries: list[Entry] = []
         self.refusals: list[Refusal] = []
@@ -389,17 +394,28 @@ class _Window:
 
     def commit_if_due(self, coming: int = 0) -> None:
         """Commit where it is time, or so many files more would be too many to lose."""
-        waiting = len(self.entries) + len(self.refusals) + coming
-        if waiting > COMMIT_IMAGES or time.monotonic() - self.since >= COMMIT_SECONDS:
+        waiting, pending = len(self.entries) + len(self.refusals), self.writer.pending()
+        if waiting + pending + coming > COMMIT_IMAGES:
+            self.commit()
+            if self.writer.pending() + coming > COMMIT_IMAGES:
+                self.writer.wait()
+        elif (waiting > COMMIT_IMAGES // 4 and not pending) or time.monotonic() - self.since >= COMMIT_SECONDS:
             self.commit()
 
     def commit(self) -> None:
-        """Store what is waiting; a commit that fails is not tried again with the same."""
+        """Have what is waiting committed; a commit that fails is not tried again with the same."""
         entries, refusals = self.entries, self.refusals
         self.entries, self.refusals = [], []
         if entries or refusals:
-            self.store.commit(entries, refusals, self.store.model())
+            self.writer.commit(entries, refusals, self.store.model())
         self.since = time.monotonic()
+
+    def close(self) -> None:
+        """Commit what is left, and wait for it."""
+        try:
+            self.commit()
+        finally:
+            self.writer.close()
 
 
 class _Lazy:

@@ -162,6 +162,36 @@ def test_a_stream_on_cuda_has_the_vectors_of_the_cpu(fitted: Pixels, precision: 
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_stream_is_recorded_on_cuda_unless_the_model_looks_at_its_results(
+    fitted: Pixels, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    embedder, made, passes = load(device="cuda:0", precision="bf16"), [], [0]
+    features = embedder._features
+
+    def counted(pixels: torch.Tensor) -> torch.Tensor:
+        passes[0] += 1
+        found = features(pixels)
+        if looks:
+            assert found.isfinite().all().item()
+        return found
+
+    class Kept(Pipeline):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(eva, "Pipeline", Kept)
+    monkeypatch.setattr(embedder, "_features", counted)
+    results = list(embedder.stream(batches_of(fitted, 4, 4, 4, 4, 3)))
+    vectors = np.concatenate([embedded.vectors for embedded in results if embedded is not None])
+    assert cosines(vectors, load().forward(fitted[:19]).vectors).min() > 0.999
+    (pipe,) = made
+    assert (pipe._run is pipe._plain) is looks
+    assert passes[0] == (1 + 1 + 4 if looks else 1 + 1)  # the first, the recording, and those that follow it
+
+
+@pytest.mark.gpu
 def test_a_compiled_stream_on_cuda_has_them_too(fitted: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "COMPILE_SECONDS", 0.0)
     embedder = load(device="cuda:0", precision="bf16")
