@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..preprocess import Pixels
@@ -66,6 +67,9 @@ class Pipeline:
         def host(*shape: int, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, pin_memory=pinned)
 
+        # whoever waits for an event sleeps, and does not keep a core busy
+        sleeping = {"blocking": True} if pinned else {}
+
         def slot() -> _Slot:
             pixels = host(rows, *shape, 3, dtype=torch.uint8)
             dim, k = width
@@ -74,7 +78,7 @@ class Pipeline:
                 host(rows, k, dtype=torch.int64),
                 host(rows, k, dtype=torch.float32),
             )
-            return _Slot(pixels, torch.zeros_like(pixels, device=device), results, self._backend.Event())
+            return _Slot(pixels, torch.zeros_like(pixels, device=device), results, self._backend.Event(**sleeping))
 
         self._given = [slot() for _ in range(SLOTS)]
         self._slots = itertools.cycle(self._given)
@@ -99,7 +103,7 @@ class Pipeline:
     @torch.inference_mode()
     def _launch(self, batch: Pixels) -> _Slot:
         slot = next(self._slots)
-        slot.host[: len(batch)].copy_(torch.from_numpy(batch))
+        np.copyto(slot.host[: len(batch)].numpy(), batch)  # torch would have threads spin that decoders could use
         with self._backend.stream(self._copying):
             slot.pixels.copy_(slot.host, non_blocking=True)
         computing = self._backend.current_stream()

@@ -8,9 +8,11 @@ files wait, a request is for several of them; if anything goes wrong with it, ea
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -35,8 +37,6 @@ from .signature import SIGNATURE_BYTES, signature_and_share
 # what a worker runs; tests plant another
 BOOT = "import json,sys; sys.path[:]=json.loads(sys.argv[1]); from indexer.pictures.workers import serve; serve()"
 START_SECONDS = 60.0
-# how often the watch looks
-TICK_SECONDS = 0.1
 # so much longer than its limit a worker lives in a picture that its parent, being gone, does not end
 GRACE_SECONDS = 5.0
 # how long a process that gives no answer may take to be gone
@@ -97,7 +97,10 @@ class _Job(NamedTuple):
 
 
 class Decoders:
-    """A fixed number of supervised decoding processes, started on first use and started again when one dies."""
+    """A fixed number of supervised decoding processes, started on first use and started again when one dies.
+
+    One thread talks to all of them: threads for each would wait for one another at every turn.
+    """
 
     def __init__(self, preprocess: Preprocess, count: int, limits: Limits | None = None) -> None:
         """count: processes, at least 1."""
@@ -105,13 +108,12 @@ class Decoders:
         self.count = count
         self.limits = limits or Limits()
         self._workers = [_Worker(preprocess, self.limits) for _ in range(count)]
-        self._threads: list[threading.Thread] = []
+        self._lock = threading.RLock()  # for what follows
         self._waiting: deque[_Job] = deque()
-        self._free = 0  # threads that wait for a job
-        self._changed = threading.Condition()
-        self._closing, self._closed = threading.Event(), threading.Event()
-        self._watch = threading.Thread(target=self._end_late, name="decoders' watch", daemon=True)
-        self._watch.start()
+        self._again: deque[_Job] = deque()  # to be decoded alone; they count as running
+        self._thread: threading.Thread | None = None
+        self._asleep = self._closing = False
+        self._ear, self._bell = -1, -1
 
     def submit(self, data: bytes, kind: str) -> Future[Prepared]:
         """Decode one picture.
@@ -119,75 +121,32 @@ class Decoders:
         The future's error is a PictureError, or an IndexerError where no decoding process can be started.
         """
         job = _Job(data, kind, Future())
-        with self._changed:
+        with self._lock:
+            if self._closing:
+                job.future.cancel()
+                return job.future
             self._waiting.append(job)
-            self._changed.notify()
-            if len(self._waiting) > self._free and len(self._threads) < self.count:
-                worker = self._workers[len(self._threads)]
-                self._threads.append(threading.Thread(target=self._serve, args=[worker], name="decoders", daemon=True))
-                self._threads[-1].start()
+            if self._thread is None:
+                self._ear, self._bell = os.pipe()
+                self._thread = threading.Thread(target=self._serve, name="decoders", daemon=True)
+                self._thread.start()
+            elif self._asleep:
+                self._wake()
         return job.future
-
-    def _serve(self, worker: _Worker) -> None:
-        """The life of a thread: it has jobs done by a worker of its own."""
-        while jobs := self._next():
-            outcomes: Sequence[Prepared | Exception]
-            try:
-                outcomes = worker.decode([(job.data, job.kind) for job in jobs])
-            except Exception as error:  # a bug must not leave anyone waiting
-                outcomes = [error] * len(jobs)
-            for job, outcome in zip(jobs, outcomes, strict=True):
-                job.settle(outcome)
-
-    def _next(self) -> list[_Job]:
-        """What to decode next, when there is something; nothing at the end.
-
-        Several jobs only where the others have enough to do without them.
-        """
-        with self._changed:
-            while not self._closing.is_set():
-                jobs: list[_Job] = []
-                held = 0
-                most = min(max(len(self._waiting) // (2 * self.count), 1), GROUP)
-                while self._waiting and len(jobs) < most:
-                    held += len(self._waiting[0].data)
-                    if jobs and held > GROUP_BYTES:
-                        break
-                    job = self._waiting.popleft()
-                    if job.future.set_running_or_notify_cancel():
-                        jobs.append(job)
-                if jobs:
-                    return jobs
-                self._free += 1
-                self._changed.wait()
-                self._free -= 1
-        return []
 
     def close(self) -> None:
         """Drop what is not started and end the processes, also one in the middle of a picture."""
-        with self._changed:
-            self._closing.set()
-            for job in self._waiting:
-                job.future.cancel()
-            self._waiting.clear()
-            self._changed.notify_all()
-        for worker in self._workers:
-            worker.kill()
-        for thread in self._threads:
-            thread.join()
-        self._closed.set()
-        self._watch.join()
-        for worker in self._workers:
-            worker.stop()
-
-    def _end_late(self) -> None:
-        """Kill what is over its time, or still starts while the others are closed; whatever it is doing."""
-        while not self._closed.wait(TICK_SECONDS):
-            for worker in self._workers:
-                if self._closing.is_set():
-                    worker.kill()
-                else:
-                    worker.kill_if_late()
+        with self._lock:
+            self._closing = True
+            if self._thread is None:
+                return
+            self._wake()
+        self._thread.join()
+        with self._lock:
+            if self._ear >= 0:
+                os.close(self._ear)
+                os.close(self._bell)
+                self._ear, self._bell = -1, -1
 
     def __enter__(self) -> Decoders:
         """Close at the end of the block."""
@@ -197,72 +156,215 @@ class Decoders:
         """See close()."""
         self.close()
 
+    def _wake(self) -> None:
+        self._asleep = False
+        if self._bell >= 0:
+            os.write(self._bell, b"!")
+
+    def _serve(self) -> None:
+        """The life of the thread: it hands out jobs, hears what comes of them, and ends what is late."""
+        dropped: Exception = PictureError("not reached before the end")
+        try:
+            with selectors.DefaultSelector() as ears:
+                ears.register(self._ear, selectors.EVENT_READ)
+                while self._hand_out(ears):
+                    for key, _ in ears.select(self._patience()):
+                        if key.data is None:
+                            os.read(self._ear, 64)
+                        else:
+                            self._hear(key.data, ears)
+                    for worker in self._workers:
+                        worker.kill_if_late()
+        except Exception as error:  # a bug must not leave anyone waiting
+            dropped = error
+        finally:
+            with self._lock:
+                self._closing = True
+                for job in self._waiting:
+                    job.future.cancel()
+            for job in itertools.chain(self._again, *(worker.jobs for worker in self._workers)):
+                if not job.future.done():
+                    job.settle(dropped)
+            for worker in self._workers:
+                worker.stop()
+
+    def _hand_out(self, ears: selectors.BaseSelector) -> bool:
+        """Give every worker that is free something to do while there is any; False at the end.
+
+        Those that run come first.
+        """
+        free = sorted((worker for worker in self._workers if not worker.jobs), key=lambda w: w.process is None)
+        for worker in free:
+            with self._lock:
+                if self._closing:
+                    return False
+                jobs = self._next()
+                self._asleep = not jobs
+            if not jobs:
+                break
+            worker.take(jobs)
+            self._go_on(worker, ears)
+        return not self._closing
+
+    def _next(self) -> list[_Job]:
+        """What to decode next; several jobs only where the others have enough to do without them."""
+        if self._again:
+            return [self._again.popleft()]
+        jobs: list[_Job] = []
+        most = min(max(len(self._waiting) // (2 * self.count), 1), GROUP)
+        held = 0
+        while self._waiting and len(jobs) < most:
+            held += len(self._waiting[0].data)
+            if jobs and held > GROUP_BYTES:
+                break
+            job = self._waiting.popleft()
+            if job.future.set_running_or_notify_cancel():
+                jobs.append(job)
+        return jobs
+
+    def _patience(self) -> float | None:
+        """Seconds until the first worker is late, None where none is at work."""
+        first = min(worker.deadline for worker in self._workers)
+        return None if first == math.inf else max(first - time.monotonic(), 0.0)
+
+    def _hear(self, worker: _Worker, ears: selectors.BaseSelector) -> None:
+        """Something has come from a worker, or its end."""
+        try:
+            answer = worker.hear()
+            if answer is None:  # there is more to come
+                return
+            worker.answered(answer)
+        except Exception as error:  # no answer, or whatever a process that was taken over can make of one
+            self._failed(worker, ears, ended=isinstance(error, EOFError))
+        self._go_on(worker, ears)
+
+    def _go_on(self, worker: _Worker, ears: selectors.BaseSelector) -> None:
+        """Have a worker do what is next for its jobs: start, or decode."""
+        while worker.jobs and worker.deadline == math.inf:
+            if worker.process is not None and worker.process.poll() is not None:  # ended since its last answer
+                _end(worker, ears)
+            try:
+                if worker.process is None:
+                    worker.start()
+                    ears.register(worker.ear, selectors.EVENT_READ, worker)
+                else:
+                    worker.ask()
+            except Exception as error:
+                self._failed(worker, ears, ended=isinstance(error, BrokenPipeError))
+
+    def _failed(self, worker: _Worker, ears: selectors.BaseSelector, ended: bool) -> None:
+        """A worker did not do what it should: end it, and see what becomes of its jobs.
+
+        A process that something else has killed (the system, out of memory) says nothing of the picture: once more.
+        ended: it ended by itself, or soon will.
+        """
+        verdict, once_more = worker.verdict(), worker.was_killed_by_others(ended) and not worker.retried
+        _end(worker, ears)
+        if len(worker.jobs) > 1 and isinstance(verdict, PictureError):
+            self._again.extend(worker.jobs)  # whichever of them it was
+            worker.jobs = []
+        elif once_more:
+            worker.retried = True
+        else:
+            for job in worker.jobs:
+                job.settle(verdict)
+            worker.jobs = []
+
+
+def _end(worker: _Worker, ears: selectors.BaseSelector) -> None:
+    """End a worker's process, and hear of it no more."""
+    if worker.process is not None and worker.ear in ears.get_map():
+        ears.unregister(worker.ear)
+    worker.stop()
+
 
 class _Worker:
-    """One process, used by one thread at a time."""
+    """One process, and what it is at. All of it happens in the thread of Decoders."""
 
     def __init__(self, preprocess: Preprocess, limits: Limits) -> None:
         self.settings = {"preprocess": preprocess.to_json(), "limits": asdict(limits)}
         self.shape = (*preprocess.size, 3)
         self.answer_bytes = math.prod(self.shape) + DIGEST_BYTES + SIGNATURE_BYTES
         self.limits = limits
+        self.jobs: list[_Job] = []
+        self.retried = False  # with these jobs
         self.process: subprocess.Popen[bytes] | None = None
+        self.ready = False  # it has started
         self.shared = -1
-        self.lock = threading.Lock()
-        self.deadline = math.inf
+        self.heard = b""
+        self.deadline = math.inf  # of the answer that is waited for
         self.late = False
-        self.ended = False
 
-    def decode(self, files: Sequence[tuple[bytes, str]]) -> list[Prepared | IndexerError]:
-        """What comes of each file; an IndexerError that is no PictureError where no process can be started."""
-        if len(files) > 1:
-            try:
-                return self._decode(files)
-            except (IndexerError, _KilledByOthers):
-                pass  # whichever of them it was
-        return [self._alone(data, kind) for data, kind in files]
+    @property
+    def ear(self) -> int:
+        """The descriptor that its answers come from."""
+        assert self.process and self.process.stdout
+        return self.process.stdout.fileno()
 
-    def _alone(self, data: bytes, kind: str) -> Prepared | IndexerError:
-        """What comes of one file.
+    def take(self, jobs: list[_Job]) -> None:
+        """Have it do these next."""
+        self.jobs, self.retried = jobs, False
 
-        A process that something else has killed (the system, out of memory) says nothing of the picture: once more.
+    def start(self) -> None:
+        """Start a process; it says when it is ready."""
+        quiet = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self.shared = _shared_memory()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", BOOT, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # libtiff and friends write there as they like
+            env={**os.environ, **quiet},
+            pass_fds=[self.shared],
+        )
+        self._tell({**self.settings, "shared": self.shared}, START_SECONDS)
+
+    def ask(self) -> None:
+        """Have it decode its jobs."""
+        data = self.jobs[0].data if len(self.jobs) == 1 else b"".join([job.data for job in self.jobs])
+        _put(self.shared, data)
+        self._tell({"files": [(len(job.data), job.kind) for job in self.jobs]}, self.limits.seconds)
+
+    def _tell(self, message: dict[str, Any], seconds: float) -> None:
+        assert self.process and self.process.stdin
+        _send(self.process.stdin, message)
+        self.deadline, self.late = time.monotonic() + seconds, False
+
+    def hear(self) -> dict[str, Any] | None:
+        """What it has sent: one line of JSON, None while that is not whole.
+
+        Raises EOFError at its end, ValueError and others for what is no message.
         """
-        verdict: IndexerError = PictureError("not reached before the end")
-        for _ in range(0 if self.ended else 2):
-            try:
-                return self._decode([(data, kind)])[0]
-            except IndexerError as error:
-                return error
-            except _KilledByOthers as error:
-                verdict = error.verdict
-        return verdict
+        data = os.read(self.ear, MAX_LINE)
+        if not data:
+            raise EOFError
+        self.heard += data
+        line, end, rest = self.heard.partition(b"\n")
+        if not end:
+            if len(line) > MAX_LINE:
+                raise ValueError(len(line))
+            return None
+        self.heard = rest
+        message: dict[str, Any] = json.loads(line)
+        return message
 
-    def _decode(self, files: Sequence[tuple[bytes, str]]) -> list[Prepared | IndexerError]:
-        """Raises PictureError where the process fails at it, and IndexerError where none can be started."""
-        if self.late or (self.process and self.process.poll() is not None):  # ended since its last answer
-            self.stop()
-        process = self.process or self._start()
-        data = files[0][0] if len(files) == 1 else b"".join([data for data, _ in files])
-        try:
-            _put(self.shared, data)
-            request = {"files": [(len(data), kind) for data, kind in files]}
-            return self._unpacked(self._ask(process, request, self.limits.seconds)["answers"], len(files))
-        except Exception:  # no answer, or whatever a process that was taken over can make of one
-            late = f"took longer than {self.limits.seconds:g} s to decode"
-            verdict = PictureError(late if self.late else "crashed the decoder")
-            killed_by_others = self._was_killed_by_others(process)
-            self.stop()
-            if killed_by_others:
-                raise _KilledByOthers(verdict) from None
-            raise verdict from None
-        finally:
-            if self.shared >= 0 and len(data) > KEPT_BYTES:
+    def answered(self, answer: dict[str, Any]) -> None:
+        """It has started, or its jobs are done. Raises whatever a wrong answer leads to."""
+        if self.deadline == math.inf:
+            raise ValueError("it was not asked")
+        if self.ready:
+            outcomes = self._unpacked(answer["answers"], len(self.jobs))
+            if sum(len(job.data) for job in self.jobs) > KEPT_BYTES:
                 os.ftruncate(self.shared, 0)
+            for job, outcome in zip(self.jobs, outcomes, strict=True):
+                job.settle(outcome)
+            self.jobs = []
+        self.ready, self.deadline = True, math.inf
 
-    def _unpacked(self, answers: Sequence[dict[str, Any]], count: int) -> list[Prepared | IndexerError]:
+    def _unpacked(self, answers: Sequence[dict[str, Any]], count: int) -> list[Prepared | PictureError]:
         if len(answers) != count:
             raise ValueError(len(answers))
-        outcomes: list[Prepared | IndexerError] = []
+        outcomes: list[Prepared | PictureError] = []
         good = sum("reason" not in answer for answer in answers)
         body = _take(self.shared, good * self.answer_bytes)  # a copy: the worker may go on writing
         start = 0
@@ -278,61 +380,31 @@ class _Worker:
             outcomes.append(Prepared(pixels, PictureInfo(**answer["info"]), fingerprint, decoding, fitting))
         return outcomes
 
-    def _was_killed_by_others(self, process: subprocess.Popen[bytes]) -> bool:
+    def verdict(self) -> IndexerError:
+        """What to say of its jobs where it fails at them."""
+        if not self.ready:
+            return IndexerError(NOT_STARTED)
+        late = f"took longer than {self.limits.seconds:g} s to decode"
+        return PictureError(late if self.late else "crashed the decoder")
+
+    def was_killed_by_others(self, ended: bool) -> bool:
+        """Whether it was ended by SIGKILL, and not from here."""
+        if self.process is None or not ended:
+            return False
         with suppress(subprocess.TimeoutExpired):
-            process.wait(EXIT_SECONDS)
-        return process.returncode == -signal.SIGKILL and not self.late and not self.ended
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        quiet = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        try:
-            self.shared = _shared_memory()
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, json.dumps(sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # libtiff and friends write there as they like
-                env={**os.environ, **quiet},
-                pass_fds=[self.shared],
-            )
-            self._ask(self.process, {**self.settings, "shared": self.shared}, START_SECONDS)
-        except Exception as error:
-            process, verdict = self.process, IndexerError(NOT_STARTED)
-            killed_by_others = process is not None and self._was_killed_by_others(process)
-            self.stop()
-            if killed_by_others:
-                raise _KilledByOthers(verdict) from None
-            raise verdict from error
-        return self.process
-
-    def _ask(self, process: subprocess.Popen[bytes], request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to one request, which the watch cuts short when it takes longer."""
-        assert process.stdin and process.stdout
-        with self.lock:
-            self.deadline, self.late = time.monotonic() + seconds, False
-        try:
-            _send(process.stdin, request)
-            return _receive(process.stdout)
-        finally:
-            with self.lock:
-                self.deadline = math.inf
+            self.process.wait(EXIT_SECONDS)
+        return self.process.returncode == -signal.SIGKILL and not self.late
 
     def kill_if_late(self) -> None:
-        with self.lock:
-            if time.monotonic() > self.deadline:
-                self.late = True
-                if self.process is not None:
-                    self.process.kill()
-
-    def kill(self) -> None:
-        """End the process; the thread that waits for its answer sees a crash."""
-        self.ended = True
-        process = self.process
-        if process is not None:
-            process.kill()
+        """End the process where its answer is overdue; that its pipe closes is heard of then."""
+        if self.process is not None and time.monotonic() > self.deadline:
+            self.late, self.deadline = True, math.inf
+            self.process.kill()
 
     def stop(self) -> None:
-        process, self.process, self.late = self.process, None, False
+        """End the process and forget it."""
+        process, self.process, self.ready, self.late = self.process, None, False, False
+        self.heard, self.deadline = b"", math.inf
         if self.shared >= 0:
             os.close(self.shared)
             self.shared = -1
@@ -344,14 +416,6 @@ class _Worker:
             if pipe:
                 with suppress(OSError):  # what was buffered for a dead process
                     pipe.close()
-
-
-class _KilledByOthers(Exception):
-    """SIGKILL, and not from here. verdict: what to say if it happens again."""
-
-    def __init__(self, verdict: IndexerError) -> None:
-        super().__init__(str(verdict))
-        self.verdict = verdict
 
 
 def _send(pipe: IO[bytes], message: dict[str, Any]) -> None:

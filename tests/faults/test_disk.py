@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from indexer import Catalog, CatalogError, IndexerError
 from indexer.cli.common import SOME_SKIPPED
 from indexer.neighbours import index
 from indexer.records import Stamp
+from indexer.store import connection
 from indexer.store.store import Store
 from indexer.store.survey import Survey
 
@@ -198,24 +200,43 @@ def test_what_a_build_has_found_out_must_fit_too(scenes: dict[str, Scene], tmp_p
     store.close()
 
 
+class Full:
+    """A connection whose commits fail."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+
+    def commit(self) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.conn, name)
+
+
+def test_a_commit_beside_the_build_that_fails_leaves_a_catalog_that_goes_on(
+    scenes: dict[str, Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer's own connection fails: the build ends with that, and nothing of it was kept."""
+    folder = copy_catalog(scenes["changes"].before, tmp_path / "catalog")
+    connect = connection._connect
+    with Catalog.open(folder, loader=lambda _: FakeEmbedder()) as catalog:
+        before, threads = catalog.info().contents, threading.active_count()
+        monkeypatch.setattr(connection, "_connect", lambda path: Full(connect(path)))
+        with pytest.raises(CatalogError, match="disk is full"):
+            catalog.build(workers=1)
+        assert catalog.info().contents == before
+        assert threading.active_count() == threads
+        monkeypatch.setattr(connection, "_connect", connect)
+        catalog.build(workers=1)
+    assert State.of(folder) == scenes["changes"].after
+    assert_finished(folder)
+
+
 def test_a_commit_that_fails_leaves_a_catalog_that_goes_on(
     scenes: dict[str, Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one process, with one open catalog: nothing hangs on in the middle of a transaction."""
     folder = copy_catalog(scenes["changes"].before, tmp_path / "catalog")
-
-    class Full:
-        """A connection whose commits fail."""
-
-        def __init__(self, conn: sqlite3.Connection) -> None:
-            self.conn = conn
-
-        def commit(self) -> None:
-            raise sqlite3.OperationalError("database or disk is full")
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.conn, name)
-
     with Catalog.open(folder, loader=lambda _: FakeEmbedder()) as catalog:
         conn = catalog._store.sqlite
         monkeypatch.setattr(catalog._store, "sqlite", Full(conn))

@@ -197,19 +197,19 @@ def test_disasters_in_a_row_and_beside_each_other(start: Callable[..., Decoders]
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many files each request was for."""
     counts: list[int] = []
-    ask = workers._Worker._ask
+    tell = workers._Worker._tell
 
-    def counting(self: workers._Worker, process: Any, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        counts.append(len(request.get("files", ())))
-        return ask(self, process, request, seconds)
+    def counting(self: workers._Worker, message: dict[str, Any], seconds: float) -> None:
+        counts.append(len(message.get("files", ())))
+        tell(self, message, seconds)
 
-    monkeypatch.setattr(workers._Worker, "_ask", counting)
+    monkeypatch.setattr(workers._Worker, "_tell", counting)
     return counts
 
 
 def in_a_group(decoders: Decoders, orders: list[bytes]) -> list[int | str]:
     """Greys or reasons of some orders, most of which wait together while the first one is worked on."""
-    with decoders._changed:
+    with decoders._lock:
         futures = [decoders.submit(order, "JPEG") for order in orders]
     outcomes: list[int | str] = []
     for future in futures:
