@@ -1,6 +1,6 @@
 """What a GPU does with EVA-L: the model alone by several ways, JPEG to committed vector, and all pairs. Prints a table.
 
-    python -m benchmarks.gpu [--images FOLDER] [--files 20000] [--batch 128] [--rows 1000000] [--only PART]
+    python -m benchmarks.gpu [--images FOLDER] [--files 20000] [--batch 256] [--rows 1000000] [--only PART]
 
 The model has random weights, unless --model names a folder: its speed does not depend on them. Pictures are real, and
 repeated where there are too few. Rates are medians of batches that lie on the device already; cosines are to fp32 on
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=ROOT / "data" / "photos", help="a folder of pictures")
     parser.add_argument("--model", type=Path, help="a folder with a model; default: EVA-L with random weights")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--files", type=int, default=20_000, help="that are built")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the vectors that are all compared")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)

@@ -79,6 +79,7 @@ def test_a_row_keeps_its_best_partners(multiplier: Blas) -> None:
 @pytest.mark.parametrize("threshold", [0.8, 0.3])
 def test_a_gpu_finds_the_same(threshold: float) -> None:
     some, others = rows(5000, 256), rows(700, 256, seed=3)
+    others[:500:2] = some[1000:1250]
     for across in (None, others):
         ours = pairs_above(some, threshold, 8, others=across, multiplier=Cuda())
         theirs = pairs_above(some, threshold, 8, others=across, multiplier=Blas())
