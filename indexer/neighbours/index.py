@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from ..errors import CatalogError
 from ..files import changing, replacement
+from ..halves import widened
 from . import nominator
 from .choosing import FLAT, SAMPLE, lists_for
 from .nominator import Nominator
@@ -195,8 +196,7 @@ class NeighbourIndex:
 
     def rows_at(self, places: Ids | slice) -> Vectors:
         """Rows as float32, (N, dim)."""
-        rows: Vectors = self._rows[places].astype(np.float32)
-        return rows
+        return widened(self._rows[places])
 
     def blocks(self) -> Iterator[tuple[Ids, Vectors]]:
         """All ids and rows, a stretch at a time."""

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..halves import unit
+
 Ids = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 Half = npt.NDArray[np.float16]
@@ -129,10 +131,7 @@ class Blas:
 
     def load(self, rows: Half) -> Scores:
         """See Multiplier."""
-        whole = rows.astype(np.float32)
-        lengths = np.linalg.norm(whole, axis=1, keepdims=True)
-        whole /= np.where(lengths > 0, lengths, 1)
-        return whole
+        return unit(rows)
 
     def hits(self, left: Scores, right: Scores, floors: tuple[Scores, Scores], top: int) -> Hits:
         """See Multiplier."""
@@ -267,6 +266,5 @@ def scored(rows: Half, others: Half, left: Ids, right: Ids, threshold: float) ->
 def _scores(rows: Half, others: Half, left: Ids, right: Ids) -> Iterator[Scores]:
     for start in range(0, len(left), STEP):
         part = slice(start, start + STEP)
-        a, b = rows[left[part]].astype(np.float32), others[right[part]].astype(np.float32)
-        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        yield np.clip(np.einsum("nd,nd->n", a, b) / lengths, -1.0, 1.0)
+        scores = np.einsum("nd,nd->n", unit(rows[left[part]]), unit(others[right[part]]))
+        yield np.clip(scores, -1.0, 1.0)

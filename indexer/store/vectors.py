@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..halves import unit
 from .checksums import checksum
 
 CHECKSUM_BYTES = 4
@@ -38,7 +39,7 @@ def unpack(blobs: Sequence[bytes], digests: Sequence[bytes], dim: int) -> tuple[
     Float16 rounds the length of a unit vector by up to 0.05 %, so it is put right here: score 1 means same.
     """
     rows, damaged = unpack_half(blobs, digests, dim)
-    return normalised(rows.astype(np.float32)), damaged
+    return unit(rows), damaged
 
 
 def unpack_half(
@@ -54,7 +55,7 @@ def unpack_half(
 
 def as_stored(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """What unpack() would give back: a picture that was never stored is compared as if it were."""
-    return normalised(vectors.astype(STORED).astype(np.float32))
+    return unit(vectors.astype(STORED))
 
 
 def intact(blob: bytes, sha256: bytes, size: int) -> bool:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..embed.embedder import Embedder
 from ..errors import CatalogError, InvalidArgument
+from ..halves import unit
 from ..neighbours.pairs import pairs_above
 from ..pictures.copies import Verdict, compare
 from ..pictures.edits import EDITS, edited, signature_of
@@ -26,7 +27,7 @@ from ..pictures.single import shrunk
 from ..records import Calibration, CalibrationPoint, Progress
 from ..store.rows import StoredModel
 from ..store.store import Store
-from ..store.vectors import as_stored, normalised
+from ..store.vectors import as_stored
 from .candidates import TOP, Candidates, Nodes
 from .judging import Judge
 
@@ -107,7 +108,7 @@ def _edit(
             if picture is None:
                 continue
             versions = [edited(picture, name) for name in EDITS]
-            original = normalised(nodes.rows[place : place + 1].astype(np.float32))[0]
+            original = unit(nodes.rows[place : place + 1])[0]
             scores.append(as_stored(embedder.embed(versions)) @ original)
             seen = likenesses([signature_of(version) for version in versions])
             own = likenesses([nodes.signature_of(int(nodes.contents[place]))] * len(versions))
@@ -124,10 +125,7 @@ def _unrelated(nodes: Nodes, places: npt.NDArray[np.int64]) -> _Unrelated:
     sampled = nodes.rows[places]
     edges = np.array([*GRID, np.inf], np.float32)
     for start in range(0, len(nodes.rows), TOP * 256):
-        scores = (
-            normalised(sampled.astype(np.float32))
-            @ normalised(nodes.rows[start : start + TOP * 256].astype(np.float32)).T
-        )
+        scores = unit(sampled) @ unit(nodes.rows[start : start + TOP * 256]).T
         counts += np.histogram(scores, edges)[0][::-1].cumsum()[::-1]
     counts -= len(places)  # each with itself
     near = pairs_above(sampled, GRID[0], TOP, others=nodes.rows)

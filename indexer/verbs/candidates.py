@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CatalogError
+from ..halves import unit, widened
 from ..neighbours.choosing import DEFAULT_RECALL, FLAT, Wish, structures
 from ..neighbours.index import NeighbourIndex, Stamp, open_index, path_of, write_index
 from ..neighbours.pairs import SLACK, Pairs, estimate, pairs_above, scored, similarity
@@ -23,7 +24,6 @@ from ..pictures.looks import DIM, looks
 from ..records import Progress
 from ..store.rows import StoredModel
 from ..store.store import Store
-from ..store.vectors import normalised
 from .nearest import IndexFiles
 
 Ids = npt.NDArray[np.int64]
@@ -182,7 +182,7 @@ def _named(
     index = index.attuned(TOP, threshold)
 
     def nearest(rows: Half) -> Ids:
-        scores, named = index.search(normalised(rows.astype(np.float32)), TOP + (others is None))
+        scores, named = index.search(unit(rows), TOP + (others is None))
         at = np.minimum(np.searchsorted(ids, named), len(ids) - 1)
         # a damaged index may name anything, and one of another kind may know what is gone
         found: Ids = np.where((ids[at] == named) & (scores >= threshold - SLACK), places[at], -1)
@@ -204,7 +204,7 @@ def _named_by_look(ours: Half, theirs: Half | None, progress: Callable[[Progress
 
     there = ours if theirs is None else theirs
     parts = [np.arange(start, min(start + BLOCK, len(there))) for start in range(0, len(there), BLOCK)]
-    blocks = ((part, there[part].astype(np.float32)) for part in parts)
+    blocks = ((part, widened(there[part])) for part in parts)
     wanted = Stamp("", "looks", FLAT, DIM, len(there), len(there), 1.0, target=DEFAULT_RECALL)
     with tempfile.TemporaryDirectory(prefix="indexer-looks-") as name:
         stamp = write_index(Path(name), blocks, wanted, structures(len(there), DIM, Wish("ivf")), advance)
@@ -215,7 +215,7 @@ def _named_by_look(ours: Half, theirs: Half | None, progress: Callable[[Progress
         search = index.search
 
         def nearest(rows: Half) -> Ids:
-            scores, places = search(rows.astype(np.float32), TOP_LOOKS + (theirs is None))
+            scores, places = search(widened(rows), TOP_LOOKS + (theirs is None))
             return np.where(scores < LOOK - SLACK, -1, places)
 
         step = partial(advance, "looks")

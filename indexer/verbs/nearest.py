@@ -35,9 +35,11 @@ MAX_TAIL_SHARE = 0.05
 OUTGROWN = 2
 # so few candidates are compared straight from the store
 FEW = 2000
-# queries that are compared at once, and numbers of their candidates; more take memory and save nothing
+# queries that the index is asked at once, and numbers of their candidates; more take memory and save nothing
 QUERIES = 256
 NUMBERS = 4_000_000
+# numbers of candidates that are scored at once: they stay in the cache, and of EVA-L one statement reads them
+SCORED_NUMBERS = 900_000
 # the index ranks by float16 rows, the store by what it holds: so many more candidates make up for the difference
 SPARE = 2
 
@@ -216,9 +218,7 @@ class Nearest:
         """
         step = max(1, min(QUERIES, NUMBERS // ((k + SPARE) * self.model.id.dim)))
         parts = [self._search(queries[i : i + step], k, contents) for i in range(0, len(queries), step)]
-        if not parts:
-            return Neighbours(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
-        return Neighbours(np.concatenate([p.ids for p in parts]), np.concatenate([p.scores for p in parts]))
+        return _joined(parts)
 
     def _search(self, queries: Vectors, k: int, contents: Ids | None) -> Neighbours:
         if contents is not None and len(contents) <= FEW:
@@ -240,9 +240,13 @@ class Nearest:
         wanted = k + SPARE
         while True:
             _, named = self.index.search(queries, wanted, allowed)
-            found = self._scored(queries, named, k, more=named.shape[1] == wanted)
-            if found is not None:
-                return found
+            step = max(1, SCORED_NUMBERS // (wanted * self.model.id.dim))
+            asked = [slice(start, start + step) for start in range(0, len(queries), step)]
+            more = named.shape[1] == wanted
+            parts = [self._scored(queries[part], named[part], k, more=more) for part in asked]
+            found = [part for part in parts if part is not None]
+            if len(found) == len(parts):
+                return _joined(found)
             wanted *= 4
 
     def _scored(self, queries: Vectors, named: Ids, k: int, *, more: bool) -> Neighbours | None:
@@ -316,6 +320,17 @@ def _first_of_each(named: Ids) -> npt.NDArray[np.bool_]:
     first = np.ones(named.shape, np.bool_)
     np.put_along_axis(first, order[:, 1:], ascending[:, 1:] != ascending[:, :-1], 1)
     return first
+
+
+def _joined(parts: list[Neighbours]) -> Neighbours:
+    """What was found for some queries and for others, as wide as the narrowest: in a damaged index they may differ."""
+    if not parts:
+        return Neighbours(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
+    width = min(part.ids.shape[1] for part in parts)
+    return Neighbours(
+        np.concatenate([part.ids[:, :width] for part in parts]),
+        np.concatenate([part.scores[:, :width] for part in parts]),
+    )
 
 
 def _merged(one: Neighbours, other: Neighbours, k: int) -> Neighbours:

@@ -129,7 +129,10 @@ def assert_near_exact(
     assert np.allclose(found.scores, np.take_along_axis(scores, told, 1), atol=1e-3)
 
 
-def test_many_queries_at_once(store: Store, rows: np.ndarray) -> None:
+@pytest.mark.parametrize("numbers", [1, 12 * DIM * 7, 10**9])
+def test_many_queries_at_once(store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
+    """Whatever number of candidates is scored at once."""
+    monkeypatch.setattr(nearest, "SCORED_NUMBERS", numbers)
     assert stamp_of(store).kind == LISTS
     queries = made(1, 600)
     found = search(store, queries, 10)
@@ -272,6 +275,7 @@ def test_whatever_a_damaged_index_names_the_answer_is_true(
 ) -> None:
     """It may lack a neighbour: no score is wrong, nothing comes twice, nothing that a filter has ruled out."""
     monkeypatch.setattr(nearest, "FEW", 0)
+    monkeypatch.setattr(nearest, "SCORED_NUMBERS", 12 * DIM * 7)
     monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
     refresh(store, Wish(kind, recall=0.97))
     add(store, made(2, 200), 3000)
