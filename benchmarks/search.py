@@ -35,7 +35,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from indexer import Catalog
-from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
+from indexer.neighbours.index import remove_others
+from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Progress, Source, Stamp
 from indexer.store.rows import Entry
 from indexer.store.store import Store
 from indexer.verbs import nearest
@@ -264,18 +265,41 @@ def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def build_ours(rows: np.ndarray, target: Path) -> float:
-    """What the rule chooses."""
-    target.mkdir()
-    started = time.perf_counter()
-    store = build_store(target, rows)
-    print(f"{len(rows) / (time.perf_counter() - started):,.0f} contents a second were stored", file=sys.stderr)
-    started = time.perf_counter()
-    for warning in nearest.refresh(store, target, lambda _: None):
+    """What the rule chooses. A store that is there is kept, and its index made anew."""
+    if target.exists():
+        store = Store.open(target)
+    else:
+        target.mkdir()
+        started = time.perf_counter()
+        store = build_store(target, rows)
+        print(f"{len(rows) / (time.perf_counter() - started):,.0f} contents a second were stored", file=sys.stderr)
+    remove_others(target / "none")
+    stages = Stages()
+    for warning in nearest.refresh(store, target, stages.note):
         print(warning, file=sys.stderr)
-    seconds = time.perf_counter() - started
+    stages.end()
     store.seal()
     store.close()
-    return seconds
+    return sum(seconds for _, seconds in stages.spent)
+
+
+class Stages:
+    """How long each stage of making an index takes: rows are written, then lists trained, filled, and measured."""
+
+    def __init__(self) -> None:
+        self.spent: list[tuple[str, float]] = []
+        self._stage, self._since = "index", time.perf_counter()
+
+    def note(self, progress: Progress) -> None:
+        if progress.stage != self._stage:
+            self.end()
+            self._stage = progress.stage
+
+    def end(self) -> None:
+        now = time.perf_counter()
+        self.spent.append((self._stage, now - self._since))
+        print(f"{self._stage}: {now - self._since:,.1f} s", file=sys.stderr)
+        self._since = now
 
 
 def build_store(target: Path, rows: np.ndarray) -> Store:

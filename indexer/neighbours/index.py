@@ -47,6 +47,8 @@ _BLOCK = 1 << 24
 _CHECKED_BYTES = 128 << 20
 # rows that are taken from a file at once
 _ROWS = 8192
+# numbers that are compared at once: they stay in a core's cache
+_NUMBERS = 1 << 16
 # so few numbers are read sooner than the best of them are looked for, or than faiss is imported
 _FEW_NUMBERS = 40_000_000
 # queries that faiss compares with all rows one by one; more of them are a matrix product
@@ -155,7 +157,7 @@ class NeighbourIndex:
         count = self.stamp.covered if places is None else len(places)
         few = count * self.stamp.dim <= _FEW_NUMBERS
         if few and len(queries) < _FEW_QUERIES:
-            scores, found = _best(queries, self.rows_at(slice(None) if places is None else places), k)
+            scores, found = _best(self._compared(queries, places, count), k)
             return scores, found if places is None else np.where(found < 0, -1, places[found])
 
         import faiss
@@ -194,6 +196,16 @@ class NeighbourIndex:
             )
             return self._refine.search(queries, k, params=parameters)
 
+    def _compared(self, queries: Vectors, places: Ids | None, count: int) -> Vectors:
+        """Scores of all rows, or of those at some places, (N, count); what is no number is the least there is."""
+        scores = np.empty((len(queries), count), np.float32)
+        step = max(1, _NUMBERS // self.stamp.dim)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for start in range(0, count, step):
+                part = slice(start, start + step)
+                scores[:, part] = queries @ self.rows_at(part if places is None else places[part]).T
+        return np.nan_to_num(scores, copy=False, nan=-np.inf)
+
     def rows_at(self, places: Ids | slice) -> Vectors:
         """Rows as float32, (N, dim)."""
         return widened(self._rows[places])
@@ -210,11 +222,9 @@ class NeighbourIndex:
         return places[np.isin(self.ids[places], ids)]
 
 
-def _best(queries: Vectors, rows: Vectors, k: int) -> tuple[Vectors, Ids]:
-    """The k best rows for each query: scores and places, both (N, k); damaged ones, which compare with none, are -1."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        scores = np.nan_to_num(queries @ rows.T, copy=False, nan=-np.inf)
-    found = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k < len(rows) else np.argsort(-scores, axis=1)
+def _best(scores: Vectors, k: int) -> tuple[Vectors, Ids]:
+    """The k best of some scores (N, count): scores and places, both (N, k); damaged rows, which have none, are -1."""
+    found = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k < scores.shape[1] else np.argsort(-scores, axis=1)
     order = np.argsort(-np.take_along_axis(scores, found, 1), axis=1, kind="stable")
     found = np.take_along_axis(found, order, 1)
     best = np.take_along_axis(scores, found, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,7 +76,7 @@ def tune(index: NeighbourIndex, exam: Exam, target: float) -> Tuning:
     for effort in _efforts(index.most_effort):
         tried = _measured(index, exam, effort, DEPTHS[-1])
         if tried.recall >= target:
-            return _cheaper(index, exam, target, tried)
+            return _cheaper(index, exam, target, _fewer(index, exam, target, tried))
         gained = tried.recall - best.recall
         if gained > 0:
             best = tried
@@ -91,16 +90,36 @@ def _efforts(most: int) -> list[int]:
     return [1 << bit for bit in range(most.bit_length())]
 
 
-def _cheaper(index: NeighbourIndex, exam: Exam, target: float, dearest: Tuning) -> Tuning:
-    """The same or what costs less, where that is enough too."""
-    limit = _cost(index, dearest.effort, dearest.depth)
-    pairs = product(_efforts(index.most_effort), DEPTHS[:-1])
-    costs = {pair: _cost(index, *pair) for pair in pairs if pair[0] >= dearest.effort}
-    for pair in sorted((pair for pair, cost in costs.items() if cost < limit), key=costs.__getitem__):
-        tried = _measured(index, exam, *pair)
-        if tried.recall >= target:
-            return tried
-    return dearest
+def _halfway(effort: int) -> int:
+    """Between half an effort and all of it."""
+    return effort * 3 // 4
+
+
+def _fewer(index: NeighbourIndex, exam: Exam, target: float, enough: Tuning) -> Tuning:
+    """The same with an effort between it and the next smaller one, where that is enough too."""
+    if enough.effort < 4:
+        return enough
+    tried = _measured(index, exam, _halfway(enough.effort), enough.depth)
+    return tried if tried.recall >= target else enough
+
+
+def _cheaper(index: NeighbourIndex, exam: Exam, target: float, best: Tuning) -> Tuning:
+    """The same or what costs less, where that is enough too: with more effort, less depth may be."""
+    whole = _efforts(index.most_effort)
+    efforts = sorted({*whole, *map(_halfway, whole[2:])})
+    for effort in efforts[efforts.index(best.effort) :]:
+        while depth := _cheaper_depth(index, effort, best):
+            tried = _measured(index, exam, effort, depth)
+            if tried.recall < target:
+                break
+            best = tried
+    return best
+
+
+def _cheaper_depth(index: NeighbourIndex, effort: int, best: Tuning) -> int:
+    """The greatest depth at which an effort costs less than the best so far, 0 where none does."""
+    limit = _cost(index, best.effort, best.depth)
+    return max((depth for depth in DEPTHS if _cost(index, effort, depth) < limit), default=0)
 
 
 def _measured(index: NeighbourIndex, exam: Exam, effort: int, depth: int) -> Tuning:

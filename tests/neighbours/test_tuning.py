@@ -51,7 +51,8 @@ def lists_and_codes(ceiling: float, blur: float) -> Recall:
 def test_no_cheaper_way_is_good_enough(blur: float, target: float) -> None:
     recall = lists_and_codes(0.999, blur)
     made = Made(recall)
-    every = [(1 << bit, depth) for bit in range(13) for depth in DEPTHS]
+    efforts = {*(1 << bit for bit in range(13)), *(3 << bit for bit in range(11))}
+    every = [(effort, depth) for effort in efforts for depth in DEPTHS]
     enough = [pair for pair in every if recall(*pair) >= target]
     if not enough:
         assert made.tune(target)[2] == max(recall(*pair) for pair in made.tried)
@@ -61,6 +62,11 @@ def test_no_cheaper_way_is_good_enough(blur: float, target: float) -> None:
     assert reached == recall(effort, depth)
     assert made.cost((effort, depth)) == min(map(made.cost, enough))
     assert len(set(made.tried)) == len(made.tried) < 24
+
+
+def test_an_effort_between_two_is_found() -> None:
+    made = Made(lambda effort, depth: 1.0 if effort >= 20 else 0.5)
+    assert made.tune(0.99) == (24, DEPTHS[0], 1.0)
 
 
 def test_what_cannot_be_reached_is_given_up_before_everything_is_read() -> None:
