@@ -7,8 +7,9 @@ import io
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
+from heapq import heappop, heappush
 from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
@@ -115,40 +116,53 @@ def _listing(root: bytes, below: bytes) -> Iterator[_Run | bytes]:
     """The files of one folder, many at a time, and, each in its place, the paths of the folders in it."""
     prefix = below + b"/" if below else b""
     try:
-        with os.scandir(os.path.join(root, below) if below else root) as listing:
-            shown = sorted(dict(_shown(listing)).items())  # by name: each is there once
+        yield from _shown(os.path.join(root, below) if below else root, prefix)
     except OSError as error:
         yield [Unlisted(prefix, why(error, "list"))]
-        return
+
+
+def _shown(folder: bytes, prefix: bytes) -> Iterator[_Run | bytes]:
+    """The same of a folder that can be listed, without what is passed over.
+
+    A folder's name sorts as if it ended in a slash, where its files' paths will: so a walk is ordered by whole paths.
+    """
+    names = sorted({name for name in os.listdir(folder) if name[:1] != b"." and name not in PASSED_OVER})
+    start = os.path.join(folder, b"")
+    folders: list[bytes] = []  # seen, and to come when it is their turn
+    by_listing: frozenset[bytes] | None = None
     run: _Run = []
-    for name, entry in shown:
-        if name[-1] == _SLASH or len(run) == _LONGEST_RUN:
+    for name in names:
+        while folders and folders[0] < name:
             yield run
             run = []
-        if name[-1] == _SLASH:
-            yield prefix + name[:-1]
-            continue
+            yield prefix + heappop(folders)[:-1]
+        if len(run) == _LONGEST_RUN:
+            yield run
+            run = []
         try:
-            status = entry.stat(follow_symlinks=False)
+            status = os.lstat(start + name)  # with names from listdir() this is quicker than scandir()
         except FileNotFoundError:  # vanished between the listing and the look
             continue
-        except OSError as error:  # a folder that may be listed but not entered: its files are not gone
-            run.append(Unlisted(prefix + name, why(error)))
+        except OSError as error:  # a folder that may be listed but not entered: what is in it is not gone
+            by_listing = _folders_in(folder) if by_listing is None else by_listing
+            if name in by_listing:
+                heappush(folders, name + b"/")
+            else:
+                run.append(Unlisted(prefix + name, why(error)))
             continue
         if stat.S_ISREG(status.st_mode):
             run.append(_found((prefix + name, *compared(status))))
+        elif stat.S_ISDIR(status.st_mode):
+            heappush(folders, name + b"/")
     yield run
+    for path in sorted(folders):
+        yield prefix + path[:-1]
 
 
-def _shown(listing: Iterable[os.DirEntry[bytes]]) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
-    """What is not passed over, by name.
-
-    A folder's name ends in a slash: so it sorts where its files' paths will, and a walk is ordered by whole paths.
-    """
-    for entry in listing:
-        name = entry.name
-        if name[:1] != b"." and name not in PASSED_OVER:
-            yield (name + b"/" if entry.is_dir(follow_symlinks=False) else name), entry
+def _folders_in(folder: bytes) -> frozenset[bytes]:
+    """Names of the folders in another, by its listing alone."""
+    with os.scandir(folder) as listing:
+        return frozenset(entry.name for entry in listing if entry.is_dir(follow_symlinks=False))
 
 
 def find(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:

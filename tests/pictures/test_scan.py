@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,7 +142,7 @@ def test_pipes_and_sockets_are_not_found(tmp_path: Path) -> None:
 
 def test_a_folder_without_permission_comes_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "a.png", "b/secret.png", "b-c.png", "c.png")
-    refuse(monkeypatch, "scandir", os.fsencode(tmp_path / "b"), PermissionError(13, "Permission denied"))
+    refuse(monkeypatch, "listdir", os.fsencode(tmp_path / "b"), PermissionError(13, "Permission denied"))
     found = list(walk(os.fsencode(tmp_path)))
     assert [item.path for item in found] == [b"a.png", b"b-c.png", b"b/", b"c.png"]
     assert found[2] == Unlisted(b"b/", "no permission to list it")
@@ -153,7 +152,7 @@ def test_a_folder_that_a_disk_cannot_list_comes_with_the_system_s_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, "b/lost.png")
-    refuse(monkeypatch, "scandir", os.fsencode(tmp_path / "b"), OSError(5, "Input/output error"))
+    refuse(monkeypatch, "listdir", os.fsencode(tmp_path / "b"), OSError(5, "Input/output error"))
     assert list(walk(os.fsencode(tmp_path))) == [Unlisted(b"b/", "the system could not list it (Input/output error)")]
 
 
@@ -179,28 +178,30 @@ def test_a_file_that_vanishes_is_left_out(tmp_path: Path, monkeypatch: pytest.Mo
     assert [first.path, *(item.path for item in found)] == [b"a.png", b"c.png"]
 
 
-def test_a_file_that_cannot_be_looked_at_is_not_taken_for_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that may be listed but not entered: its names are there, their sizes and times are not."""
-    write(tmp_path, "a.png", "b.png")
+    write(tmp_path, "a.png", "b/secret.png", "b-c.png", "c.png")
+    denied = PermissionError(13, "Permission denied")
+    for name in ("a.png", "b", "b-c.png", "c.png"):
+        refuse(monkeypatch, "lstat", os.fsencode(tmp_path / name), denied)
+    refuse(monkeypatch, "listdir", os.fsencode(tmp_path / "b"), denied)
+    return tmp_path
 
-    class Closed:
-        """A listing whose entries have names and kinds only."""
 
-        def __init__(self, entry: os.DirEntry[bytes]) -> None:
-            self.name, self.is_dir, self.is_file = entry.name, entry.is_dir, entry.is_file
-
-        def stat(self, *, follow_symlinks: bool) -> os.stat_result:
-            raise PermissionError(13, "Permission denied")
-
-    @contextlib.contextmanager
-    def listing(folder: bytes) -> Iterator[list[Closed]]:
-        with os_scandir(folder) as entries:
-            yield [Closed(entry) for entry in entries]
-
-    os_scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", listing)
+def test_what_cannot_be_looked_at_is_not_taken_for_gone(closed: Path) -> None:
     reason = "no permission to read it"
-    assert list(walk(os.fsencode(tmp_path))) == [Unlisted(b"a.png", reason), Unlisted(b"b.png", reason)]
+    assert list(walk(os.fsencode(closed))) == [
+        Unlisted(b"a.png", reason),
+        Unlisted(b"b-c.png", reason),
+        Unlisted(b"b/", "no permission to list it"),
+        Unlisted(b"c.png", reason),
+    ]
+
+
+def test_nor_where_the_listing_does_not_tell_files_from_folders(closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, "scandir", os.fsencode(closed), PermissionError(13, "Permission denied"))
+    assert list(walk(os.fsencode(closed))) == [Unlisted(b"", "no permission to list it")]
 
 
 def test_a_very_deep_tree_is_walked(tmp_path: Path) -> None:

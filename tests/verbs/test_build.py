@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -198,20 +198,49 @@ def test_a_folder_that_cannot_be_listed_keeps_its_images(
     catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog.build([pictures])
-    real = os.scandir
+    real = os.listdir
 
-    def refusing(path: bytes | Path) -> Iterator[os.DirEntry[bytes]]:
-        if isinstance(path, bytes) and path.endswith(b"/sub"):
+    def refusing(path: bytes) -> list[bytes]:
+        if path.endswith(b"/sub"):
             raise PermissionError(13, "Permission denied")
-        return real(path)  # type: ignore[arg-type]
+        return real(path)
 
-    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "listdir", refusing)
     for _ in range(2):
         report = catalog.build([pictures])
         assert (report.images, report.removed, report.skipped) == (6, 0, 1)
     assert [skip.reason for skip in catalog.skips()] == ["no permission to list it"]
     monkeypatch.undo()
     assert catalog.build([pictures]).skipped == 0
+
+
+def test_a_folder_that_cannot_be_entered_keeps_its_images(
+    catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names can be listed, and nothing else."""
+    catalog.build([pictures])
+    real_lstat, real_listdir = os.lstat, os.listdir
+
+    def refused(path: bytes | Path) -> bool:
+        return os.fsencode(path).startswith(os.fsencode(pictures / "_")[:-1]) and not os.fsencode(path).endswith(b"/")
+
+    def lstat(path: bytes | Path) -> os.stat_result:
+        if refused(path):
+            raise PermissionError(13, "Permission denied")
+        return real_lstat(path)
+
+    def listdir(path: bytes) -> list[bytes]:
+        if refused(path):
+            raise PermissionError(13, "Permission denied")
+        return real_listdir(path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    monkeypatch.setattr(os, "listdir", listdir)
+    report = catalog.build([pictures])
+    assert (report.images, report.removed) == (6, 0)
+    assert report.skipped == len(real_listdir(pictures))
+    monkeypatch.undo()
+    assert counts(catalog.build([pictures])) == {"unchanged": 6}
 
 
 def test_single_files_and_folders_below_a_root(catalog: Catalog, pictures: Path) -> None:
