@@ -1,14 +1,15 @@
 """How fast and how good neighbours are found, next to other indexes over the same vectors. Prints one table.
 
-    python -m benchmarks.search [--rows 100000] [--pictures FOLDER|TAR] [--only ours,hnsw32,...] [--threads 1 2]
+    python -m benchmarks.search [--rows 100000] [--pictures FOLDER|TAR] [--only ours,hnsw32,...] [--cores 1 2]
 
 Vectors have 1,024 numbers. Without --pictures they are made: clusters of very different sizes, each around a centre in
 a space of 256 dimensions whose spread falls off, with noise; the intrinsic dimension is estimated and printed. With
 --pictures they are embeddings of real pictures and of edits of them by the tiny model, turned into 1,024 dimensions by
 a random isometry, which changes no similarity. Queries are of the same kind, and none of them is in the index.
 
-Every contender builds, and then searches, in processes of its own. Ours is the whole way from a catalog: the index
-nominates, the store's vectors decide. hnswlib and usearch are left out where they are not installed.
+Every contender builds in a process of its own, and searches in others that are held to some cores. Ours is the whole
+way from a catalog: the index nominates, the store's vectors decide. hnswlib and usearch are left out where they are not
+installed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ MODEL = ModelId(
     "made", "0" * 64, Preprocess((196, 196), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3), DIM, numerics="float"
 )
 # the rows that a search reads, a query's vector, and what it gives
-Search = Callable[[np.ndarray, int], np.ndarray]
+Search = Callable[[np.ndarray], np.ndarray]
 
 
 def main() -> None:
@@ -60,14 +61,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--pictures", type=Path, help="a folder or .tar of pictures")
     parser.add_argument("--only", default="", help=f"some of {','.join(CONTENDERS)}")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--filters", action="store_true", help="also ours with filters of 50 %%, 1 %% and 0.01 %%")
     parser.add_argument("--folder", type=Path, help="where vectors and indexes are made, and kept for the next run")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
         what, name = args.step
-        report = {"build": build, "search": search, "filter": filtered}[what](name, args.folder, args.threads)
+        report = {"build": build, "search": search, "filter": filtered}[what](name, args.folder)
         print(json.dumps(report))
         return
     with tempfile.TemporaryDirectory() as passing:
@@ -84,28 +85,36 @@ def compare(folder: Path, names: list[str], args: argparse.Namespace) -> None:
         f"{len(rows):,} x {DIM}, intrinsic dimension {intrinsic_dimension(rows):.0f}, recall@{K} of {QUERIES:,} queries"
     )
     print(f"{'':<28}{'recall':>8}{'build s':>9}{'disk %':>8}{'resident %':>11}", end="")
-    print("".join(f"{f'q/s, {count} thr.':>14}" for count in args.threads) + "   how")
+    print("".join(f"{f'q/s, {count} core':>14}" for count in args.cores) + "   how")
     for name in names:
-        built = step(folder, "build", name, args.threads)
+        built = step(folder, "build", name)
         if "missing" in built:
             print(f"{name:<28}{built['missing']}")
             continue
-        for line in step(folder, "search", name, args.threads)["lines"]:
+        searched = [step(folder, "search", name, count)["lines"] for count in args.cores]
+        for lines in zip(*searched, strict=True):
+            line = lines[0]
             disk, memory = (100 * size / (len(rows) * DIM * 4) for size in (built["bytes"], line["resident"]))
-            rates = "".join(f"{rate:14,.0f}" for rate in line["rates"])
+            rates = "".join(f"{rate:14,.0f}" for rate in (held["rate"] for held in lines))
             print(f"{line['name']:<28}{line['recall']:8.3f}{built['seconds']:9.0f}{disk:8.1f}{memory:11.1f}", end="")
             print(f"{rates}   {line['how']}", flush=True)
         if name == "ours":
-            for line in ours_cold(folder) + (
-                step(folder, "filter", name, args.threads)["lines"] if args.filters else []
-            ):
+            for line in ours_cold(folder) + (step(folder, "filter", name)["lines"] if args.filters else []):
                 print(line, flush=True)
 
 
-def step(folder: Path, what: str, name: str, threads: list[int]) -> Any:
-    """Build or search in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.search", "--step", what, name, "--folder", str(folder), "--threads"]
-    done = subprocess.run([*command, *map(str, threads)], stdout=subprocess.PIPE, check=True, cwd=ROOT)
+def step(folder: Path, what: str, name: str, count: int | None = None) -> Any:
+    """Build or search in a process of its own, which has so many cores, or all."""
+    command = [sys.executable, "-m", "benchmarks.search", "--step", what, name, "--folder", str(folder)]
+    some = sorted(os.sched_getaffinity(0))[:count]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": str(len(some)), "OPENBLAS_NUM_THREADS": str(len(some))},
+        preexec_fn=lambda: os.sched_setaffinity(0, some),
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -204,7 +213,7 @@ def intrinsic_dimension(rows: np.ndarray, sample: int = 200, neighbours: int = 2
 # -- contenders --------------------------------------------------------------------------------------------------------
 
 
-def build(name: str, folder: Path, threads: list[int]) -> dict[str, Any]:
+def build(name: str, folder: Path) -> dict[str, Any]:
     """Make an index and save it. Returns how long that took, and how large it is."""
     target, notes = folder / name, folder / f"{name}.json"
     if notes.exists():
@@ -220,8 +229,8 @@ def build(name: str, folder: Path, threads: list[int]) -> dict[str, Any]:
     return built
 
 
-def search(name: str, folder: Path, threads: list[int]) -> dict[str, Any]:
-    """What a saved index finds, and how fast: recall, queries a second for each number of threads, resident bytes."""
+def search(name: str, folder: Path) -> dict[str, Any]:
+    """What a saved index finds, and how fast: recall, queries a second, resident bytes."""
     for library in ("faiss", "hnswlib", "usearch.index"):
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
@@ -230,10 +239,10 @@ def search(name: str, folder: Path, threads: list[int]) -> dict[str, Any]:
     judge = functools.partial(recall, folder, queries)
     lines = []
     for line, how, run in CONTENDERS[name][1](folder / name, judge):
-        found = run(queries, threads[0])
+        found = run(queries)
         after = resident()
-        rates = [QUERIES / timed(functools.partial(run, queries, count)) for count in threads]
-        lines.append({"name": line, "how": how, "recall": judge(found), "rates": rates, "resident": after - before})
+        rate = QUERIES / timed(functools.partial(run, queries))
+        lines.append({"name": line, "how": how, "recall": judge(found), "rate": rate, "resident": after - before})
     return {"lines": lines}
 
 
@@ -253,6 +262,10 @@ def timed(work: Callable[[], Any], rounds: int = 3) -> float:
         work()
         times.append(time.perf_counter() - started)
     return min(times)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def resident() -> int:
@@ -330,7 +343,6 @@ def entry(root: int, number: int, row: np.ndarray) -> Entry:
 
 
 def search_ours(target: Path, judge: Callable[[np.ndarray], float]) -> Iterator[tuple[str, str, Search]]:
-    import faiss
 
     store = Store.open(target, readonly=True)
     model = store.model()
@@ -339,20 +351,17 @@ def search_ours(target: Path, judge: Callable[[np.ndarray], float]) -> Iterator[
     index = found.index
     assert index
 
-    def raw(queries: np.ndarray, threads: int) -> np.ndarray:
-        faiss.omp_set_num_threads(threads)
+    def raw(queries: np.ndarray) -> np.ndarray:
         stamp = index.stamp
         places: np.ndarray = (
             index.nominate(queries, K, stamp.effort, stamp.depth)[1] if stamp.effort else index.exact(queries, K)[1]
         )
         return places
 
-    def indexed(queries: np.ndarray, threads: int) -> np.ndarray:
-        faiss.omp_set_num_threads(threads)
+    def indexed(queries: np.ndarray) -> np.ndarray:
         return index.search(queries, K)[1] - 1
 
-    def whole(queries: np.ndarray, threads: int) -> np.ndarray:
-        faiss.omp_set_num_threads(threads)
+    def whole(queries: np.ndarray) -> np.ndarray:
         return found.search(queries, K).ids - 1  # contents are numbered from 1, rows from 0
 
     how = f"{index.stamp.kind}, effort {index.stamp.effort}, depth {index.stamp.depth}"
@@ -411,7 +420,7 @@ except SystemExit:
 """
 
 
-def filtered(name: str, folder: Path, threads: list[int]) -> dict[str, Any]:
+def filtered(name: str, folder: Path) -> dict[str, Any]:
     """Ours, one query at a time, where only some may come."""
     queries = np.load(folder / "queries.npy")[:20]
     count = len(np.load(folder / "rows.npy", mmap_mode="r"))
@@ -461,8 +470,7 @@ def search_faiss(effort: str) -> Callable[..., Iterator[tuple[str, str, Search]]
         index = faiss.read_index(str(target))
         queries = np.load(target.parent / "queries.npy")
 
-        def run(queries: np.ndarray, threads: int) -> np.ndarray:
-            faiss.omp_set_num_threads(threads)
+        def run(queries: np.ndarray) -> np.ndarray:
             places: np.ndarray = index.search(queries, K)[1]
             return places
 
@@ -470,7 +478,7 @@ def search_faiss(effort: str) -> Callable[..., Iterator[tuple[str, str, Search]]
         for value in EFFORTS if effort else ():
             faiss.ParameterSpace().set_index_parameter(index, effort, value)
             how = f"{effort} {value}"
-            if judge(run(queries, 2)) >= GOAL:
+            if judge(run(queries)) >= GOAL:
                 break
         yield target.name, how, run
 
@@ -496,13 +504,13 @@ def search_hnswlib(target: Path, judge: Callable[[np.ndarray], float]) -> Iterat
     index = hnswlib.Index("ip", DIM)
     index.load_index(str(target))
 
-    def run(queries: np.ndarray, threads: int) -> np.ndarray:
-        return np.asarray(index.knn_query(queries, K, num_threads=threads)[0], np.int64)
+    def run(queries: np.ndarray) -> np.ndarray:
+        return np.asarray(index.knn_query(queries, K, num_threads=cores())[0], np.int64)
 
     queries = np.load(target.parent / "queries.npy")
     for value in EFFORTS:
         index.set_ef(max(value, K))
-        if judge(run(queries, 2)) >= GOAL:
+        if judge(run(queries)) >= GOAL:
             break
     yield target.name, f"ef {value}", run
 
@@ -525,13 +533,13 @@ def search_usearch(target: Path, judge: Callable[[np.ndarray], float]) -> Iterat
     index = Index.restore(str(target))
     assert index is not None
 
-    def run(queries: np.ndarray, threads: int) -> np.ndarray:
-        return np.asarray(index.search(queries, K, threads=threads).keys, np.int64)
+    def run(queries: np.ndarray) -> np.ndarray:
+        return np.asarray(index.search(queries, K, threads=cores()).keys, np.int64)
 
     queries = np.load(target.parent / "queries.npy")
     for value in EFFORTS:
         index.expansion_search = value
-        if judge(run(queries, 2)) >= GOAL:
+        if judge(run(queries)) >= GOAL:
             break
     yield target.name, f"expansion {value}, fp16", run
 

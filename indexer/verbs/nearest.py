@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -217,43 +219,52 @@ class Nearest:
         contents: the only ones that may come, ascending. Fewer than k come only where there are fewer.
         """
         step = max(1, min(QUERIES, NUMBERS // ((k + SPARE) * self.model.id.dim)))
-        parts = [self._search(queries[i : i + step], k, contents) for i in range(0, len(queries), step)]
-        return _joined(parts)
-
-    def _search(self, queries: Vectors, k: int, contents: Ids | None) -> Neighbours:
+        parts = [queries[start : start + step] for start in range(0, len(queries), step)]
         if contents is not None and len(contents) <= FEW:
-            _, candidates, rows = self.store.vectors.of(contents.tolist(), self.model)
-            return _best(candidates, rows, queries, k)
-        best = self._covered_ones(queries, k, contents)
-        for _, candidates, rows in self.store.vectors.blocks(self.model, after=self._covered):
+            found = [_nothing(part) for part in parts]
+            rest = iter([self.store.vectors.of(contents.tolist(), self.model)])
+        else:
+            found = self._covered_ones(parts, k, contents)
+            rest = self.store.vectors.blocks(self.model, after=self._covered)
+        for _, candidates, rows in rest:
             if contents is not None:
                 kept = np.flatnonzero(np.isin(candidates, contents)).tolist()
                 candidates, rows = [candidates[i] for i in kept], rows[kept]
-            best = _merged(best, _best(candidates, rows, queries, k), k)
-        return best
+            found = [
+                _merged(best, _best(candidates, rows, part, k), k) for best, part in zip(found, parts, strict=True)
+            ]
+        return _joined(found)
 
-    def _covered_ones(self, queries: Vectors, k: int, contents: Ids | None) -> Neighbours:
-        """The nearest of what the index covers. It may still name what is gone, and is then asked for more."""
+    def _covered_ones(self, parts: Sequence[Vectors], k: int, contents: Ids | None) -> list[Neighbours]:
+        """For each part of the queries the nearest of what the index covers.
+
+        It may still name what is gone, and is then asked for more.
+        """
         if self.index is None:
-            return _best([], np.empty((0, queries.shape[1]), np.float32), queries, k)
+            return [_nothing(part) for part in parts]
         allowed = None if contents is None else self.store.vectors.ids_of(contents, self.model)
-        wanted = k + SPARE
-        while True:
-            _, named = self.index.search(queries, wanted, allowed)
-            step = max(1, SCORED_NUMBERS // (wanted * self.model.id.dim))
-            asked = [slice(start, start + step) for start in range(0, len(queries), step)]
-            more = named.shape[1] == wanted
-            parts = [self._scored(queries[part], named[part], k, more=more) for part in asked]
-            found = [part for part in parts if part is not None]
-            if len(found) == len(parts):
-                return _joined(found)
+        found: dict[int, Neighbours] = {}
+        waiting, wanted = list(range(len(parts))), k + SPARE
+        while waiting:
+            with closing(_named(self.index, [parts[i] for i in waiting], wanted, allowed)) as named:
+                for i, ids in zip(waiting, named, strict=True):
+                    scored = self._scored(parts[i], ids, k, more=ids.shape[1] == wanted)
+                    if scored is not None:
+                        found[i] = scored
+            waiting = [i for i in waiting if i not in found]
             wanted *= 4
+        return [found[i] for i in range(len(parts))]
 
     def _scored(self, queries: Vectors, named: Ids, k: int, *, more: bool) -> Neighbours | None:
-        """Nominated vectors by their exact scores, None where too many of them are gone and more can be named.
+        """The same of nominated vectors, None where too many of them are gone and more can be named."""
+        step = max(1, SCORED_NUMBERS // max(named.shape[1] * self.model.id.dim, 1))
+        slices = [slice(start, start + step) for start in range(0, len(queries), step)]
+        parts = [self._scored_at_once(queries[part], named[part], k, more=more) for part in slices]
+        found = [part for part in parts if part is not None]
+        return _joined(found) if len(found) == len(parts) else None
 
-        A damaged index may name anything: what is unknown, not covered, or named before does not count.
-        """
+    def _scored_at_once(self, queries: Vectors, named: Ids, k: int, *, more: bool) -> Neighbours | None:
+        """The same of a few. A damaged index may name anything: unknown, not covered or double does not count."""
         ids, where = np.unique(named, return_inverse=True)
         known, contents, rows = self.store.vectors.by_id(ids.tolist(), self.model)
         order = np.argsort(known)
@@ -266,10 +277,19 @@ class Nearest:
             if width < k and more:
                 return None
         if not len(known):
-            return Neighbours(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
+            return _nothing(queries)
         chosen = order[np.minimum(place, len(known) - 1)][where].reshape(named.shape)
         scores = np.where(there, _scores(rows[chosen], queries), -np.inf)
         return _sorted(np.asarray(contents, np.int64)[chosen], scores, width)
+
+
+def _named(index: NeighbourIndex, parts: Sequence[Vectors], k: int, allowed: Ids | None) -> Generator[Ids, None, None]:
+    """What the index names for some queries, and for others: while one part is scored, it works on the next."""
+    if len(parts) == 1:
+        yield index.search(parts[0], k, allowed)[1]
+        return
+    with ThreadPoolExecutor(1, "index") as thread:
+        yield from thread.map(lambda queries: index.search(queries, k, allowed)[1], parts)
 
 
 def graph(store: Store, files: IndexFiles, model: StoredModel, k: int) -> Graph:
@@ -322,10 +342,14 @@ def _first_of_each(named: Ids) -> npt.NDArray[np.bool_]:
     return first
 
 
+def _nothing(queries: Vectors) -> Neighbours:
+    return Neighbours(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
+
+
 def _joined(parts: list[Neighbours]) -> Neighbours:
     """What was found for some queries and for others, as wide as the narrowest: in a damaged index they may differ."""
     if not parts:
-        return Neighbours(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
+        return _nothing(np.empty((0, 0), np.float32))
     width = min(part.ids.shape[1] for part in parts)
     return Neighbours(
         np.concatenate([part.ids[:, :width] for part in parts]),

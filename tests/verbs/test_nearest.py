@@ -7,14 +7,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from indexer import Catalog, InvalidArgument
+from indexer import Catalog, CatalogDamaged, InvalidArgument
 from indexer.files import remove_left_over
 from indexer.neighbours import tuning
 from indexer.neighbours.choosing import Wish
@@ -25,6 +27,7 @@ from indexer.store.lock import building, vouch
 from indexer.store.rows import Entry
 from indexer.store.store import Store
 from indexer.store.survey import Survey
+from indexer.store.vector_rows import VectorRows
 from indexer.verbs import nearest
 from indexer.verbs.nearest import IndexFiles
 
@@ -129,9 +132,13 @@ def assert_near_exact(
     assert np.allclose(found.scores, np.take_along_axis(scores, told, 1), atol=1e-3)
 
 
+@pytest.mark.parametrize("at_once", [256, 7])
 @pytest.mark.parametrize("numbers", [1, 12 * DIM * 7, 10**9])
-def test_many_queries_at_once(store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
-    """Whatever number of candidates is scored at once."""
+def test_many_queries_at_once(
+    store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, numbers: int, at_once: int
+) -> None:
+    """However many the index is asked at once, and however many candidates are scored at once."""
+    monkeypatch.setattr(nearest, "QUERIES", at_once)
     monkeypatch.setattr(nearest, "SCORED_NUMBERS", numbers)
     assert stamp_of(store).kind == LISTS
     queries = made(1, 600)
@@ -167,8 +174,50 @@ def test_the_tail_is_searched_exactly(store: Store, rows: np.ndarray) -> None:
     assert_near_exact(search(store, more[:50], 10), np.vstack([rows, more]), np.arange(1, 3501), more[:50], 10)
 
 
+def test_what_the_index_does_not_cover_is_read_once_for_all_queries(
+    store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "QUERIES", 7)
+    more = made(2, 100)
+    add(store, more, 3000)
+    reads: list[str] = []
+    count_calls(monkeypatch, "blocks", reads)
+    count_calls(monkeypatch, "of", reads)
+    queries = made(1, 100)
+    assert_near_exact(search(store, queries, 10), np.vstack([rows, more]), np.arange(1, 3101), queries, 10)
+    assert reads == ["blocks"]
+    found = search(store, queries, 10, set(range(2000, 3101)))
+    assert_near_exact(found, np.vstack([rows[1999:], more]), np.arange(2000, 3101), queries, 10, 0.999)
+    assert reads == ["blocks", "of"]
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, name: str, calls: list[str]) -> None:
+    """Note each call of a method that reads vectors."""
+    real = getattr(VectorRows, name)
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(VectorRows, name, noting)
+
+
+def test_a_damaged_vector_ends_a_search_and_its_thread(
+    store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "QUERIES", 7)
+    store.sqlite.execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 500")
+    with pytest.raises(CatalogDamaged, match="verify --repair"):
+        search(store, rows[499:999], 10)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("index")]
+
+
+@pytest.mark.parametrize("at_once", [256, 7])
 @pytest.mark.parametrize("count", [1, 100, 2990])
-def test_what_is_gone_never_comes_and_k_stays_k(store: Store, rows: np.ndarray, count: int) -> None:
+def test_what_is_gone_never_comes_and_k_stays_k(
+    store: Store, rows: np.ndarray, count: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "QUERIES", at_once)
     gone = np.random.default_rng(4).choice(3000, count, replace=False)
     forget(store, gone.tolist())
     kept = np.setdiff1d(np.arange(3000), gone)
