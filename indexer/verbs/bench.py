@@ -52,6 +52,9 @@ K = 10
 _FITTED = 128
 # passes, queries or commits that are timed at least; one more comes before them
 _TIMES = 2
+# pictures that a CPU's model is told are to come: every core works on batches of its own then, as in a long build.
+# A GPU would compile for so many, which takes longer than all the rest
+_TO_COME = 1_000_000
 # pictures that agreement, and a build, are measured on at least, however slow the model is
 _LEAST = 16
 _LEAST_BATCHES = 4
@@ -377,14 +380,15 @@ def _decoded(decoders: Decoders, files: Sequence[_File]) -> Generator[Prepared |
 
 
 def _rate(embedder: Embedder, pixels: Pixels, seconds: float) -> float:
-    """Pictures a second of one batch again and again, after the first."""
+    """Pictures a second of one batch again and again, after the first, as a long build has them done."""
     passes, begun, last = 0, 0.0, 0.0
 
     def again() -> Iterator[Pixels]:
         while passes < _TIMES or last - begun < seconds:
             yield pixels
 
-    with closing(embedder.stream(again())) as results:
+    to_come = _TO_COME if embedder.device == "cpu" else None
+    with closing(embedder.stream(again(), to_come)) as results:
         for passes, _ in enumerate(results):  # noqa: B007  # again() looks at it
             last = time.perf_counter()
             begun = begun or last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,21 @@ def test_the_bottleneck_is_the_slowest_stage(known_peak: None) -> None:
     slow_decoders = replace(report, decoding=replace(report.decoding, together=2.0), end_to_end=1.5)
     assert slow_decoders.bottleneck == "decode and prepare"
     assert slow_decoders.share_of_bottleneck == 0.75
+
+
+@pytest.mark.parametrize(("device", "told"), [("cpu", True), ("mps", False)])
+def test_the_model_is_measured_as_in_a_long_build(known_peak: None, device: str, told: bool) -> None:
+    """On a CPU, whose cores share themselves out then; a GPU would compile first."""
+    totals: list[int | None] = []
+
+    class Told(Fake):
+        def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
+            totals.append(total)
+            return super().stream(batches, total)
+
+    Told.device = device
+    bench(Told, replace(QUICK, precision="fp32"))
+    assert ((totals[0] or 0) >= 100_000) == told
 
 
 def test_passes_that_would_take_too_long_are_left_out(known_peak: None) -> None:
