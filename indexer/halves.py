@@ -1,4 +1,4 @@
-"""Float16 rows as float32: exactly, and five times as fast as NumPy, which does it number by number without AVX-512.
+"""Float16 rows as float32: exactly, in steps over many numbers; without AVX-512 NumPy does it one number at a time.
 
 What is stored and indexed is float16, so every exact search and every pair goes through here.
 """

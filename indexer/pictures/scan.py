@@ -26,7 +26,6 @@ UNSETTLED = Stamp(-1, 0, 0)
 # a link or a pipe that has taken the file's place is neither followed nor waited for
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
-_SLASH = ord("/")
 # files that go on their way together, since one by one takes longer than looking at them
 _LONGEST_RUN = 1000
 # what of a stat result is compared
