@@ -52,7 +52,7 @@ EFFORTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 MODEL = ModelId(
     "made", "0" * 64, Preprocess((196, 196), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3), DIM, numerics="float"
 )
-# the rows that a search reads, a query's vector, and what it gives
+# from queries (N, DIM) to the rows that are nearest (N, K)
 Search = Callable[[np.ndarray], np.ndarray]
 
 
@@ -281,6 +281,7 @@ def build_ours(rows: np.ndarray, target: Path) -> float:
     """What the rule chooses. A store that is there is kept, and its index made anew."""
     if target.exists():
         store = Store.open(target)
+        assert store.count("vectors") >= len(rows), f"{target} was left half-made: delete it"
     else:
         target.mkdir()
         started = time.perf_counter()
@@ -293,14 +294,14 @@ def build_ours(rows: np.ndarray, target: Path) -> float:
     stages.end()
     store.seal()
     store.close()
-    return sum(seconds for _, seconds in stages.spent)
+    return stages.seconds
 
 
 class Stages:
     """How long each stage of making an index takes: rows are written, then lists trained, filled, and measured."""
 
     def __init__(self) -> None:
-        self.spent: list[tuple[str, float]] = []
+        self.seconds = 0.0
         self._stage, self._since = "index", time.perf_counter()
 
     def note(self, progress: Progress) -> None:
@@ -310,7 +311,7 @@ class Stages:
 
     def end(self) -> None:
         now = time.perf_counter()
-        self.spent.append((self._stage, now - self._since))
+        self.seconds += now - self._since
         print(f"{self._stage}: {now - self._since:,.1f} s", file=sys.stderr)
         self._since = now
 
@@ -343,7 +344,6 @@ def entry(root: int, number: int, row: np.ndarray) -> Entry:
 
 
 def search_ours(target: Path, judge: Callable[[np.ndarray], float]) -> Iterator[tuple[str, str, Search]]:
-
     store = Store.open(target, readonly=True)
     model = store.model()
     assert model

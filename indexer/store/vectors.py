@@ -63,12 +63,5 @@ def intact(blob: bytes, sha256: bytes, size: int) -> bool:
     return len(blob) == size and checksum(sha256, blob) == _RESIDUE
 
 
-def normalised(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Rows of length 1; a zero row stays zero."""
-    lengths: npt.NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True)
-    lengths[lengths == 0] = 1
-    return np.divide(rows, lengths, dtype=np.float32)
-
-
 def _checksum(data: bytes, sha256: bytes) -> bytes:
     return checksum(sha256, data).to_bytes(CHECKSUM_BYTES, "little")

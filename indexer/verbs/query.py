@@ -20,7 +20,7 @@ from ..preprocess import Pixels
 from ..records import Match, QueryResult, Skipped
 from ..store.rows import StoredModel
 from ..store.store import Store
-from ..store.vectors import as_stored, normalised
+from ..store.vectors import as_stored
 from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
@@ -193,7 +193,9 @@ def _checked(vector: npt.NDArray[Any], dim: int) -> Vectors:
 def _unit(vectors: npt.NDArray[Any]) -> Vectors:
     if not np.isfinite(vectors).all() or not np.any(vectors, axis=1).all():
         raise InvalidArgument("A vector that is zero or not finite has no direction. Give another.")
-    return normalised(np.asarray(vectors, np.float32))
+    whole = np.asarray(vectors, np.float64)  # whose squares neither overflow nor vanish
+    unit: Vectors = (whole / np.linalg.norm(whole, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def _image_of(store: Store, picture: Any) -> int | None:

@@ -199,6 +199,14 @@ def test_arguments_that_cannot_be_meant(filled: Catalog, pictures: Path, given: 
         filled.query(**{"image": pictures / "a.png", **given})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("length", [1e-30, 1e-5, 1e30])
+def test_how_long_a_vector_is_does_not_matter(filled: Catalog, length: float) -> None:
+    vector = np.random.default_rng(0).standard_normal(48)
+    long, plain = filled.query(vector * length, k=5), filled.query(vector, k=5)
+    assert [match.image.path for match in long] == [match.image.path for match in plain]
+    assert [match.score for match in long] == pytest.approx([match.score for match in plain], abs=1e-6)
+
+
 def test_an_empty_catalog_says_so(catalog: Catalog, pictures: Path) -> None:
     with pytest.raises(CatalogError, match="no vectors yet"):
         catalog.query(pictures / "a.png")
