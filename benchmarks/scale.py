@@ -76,9 +76,7 @@ def build(folder: Path, count: int, dim: int, kind: str | None) -> dict[str, flo
         seconds[stage] = seconds.get(stage, 0) + now - since
         stage, since = to, now
 
-    stamp = neighbours.Stamp(
-        catalog="made", model="made", kind="", dim=dim, covered=count, last=count, recall=0, target=0.99
-    )
+    stamp = neighbours.Stamp(name="made", model="", kind="", dim=dim, covered=count, last=count, recall=0, target=0.99)
     kinds = (kind,) if kind else structures(count, dim, Wish("ivf"))
     stamp = neighbours.write_index(folder, clustered(count, dim), stamp, kinds, advance)
     advance("end")
@@ -86,16 +84,16 @@ def build(folder: Path, count: int, dim: int, kind: str | None) -> dict[str, flo
         "how": f"{stamp.kind}, {stamp.effort} lists and {stamp.depth} rows a query, recall@10 {stamp.recall:.4f}",
         **{f"seconds: {name}, of all structures that were tried": took for name, took in seconds.items()},
         "seconds: all, the vectors being made too": sum(seconds.values()),
-        "bytes a row, of which 2 a number are the row": neighbours.path_of(folder, stamp).stat().st_size / count,
+        "bytes a row, of which 2 a number are the row": neighbours.path_of(folder, stamp.name).stat().st_size / count,
         "peak memory of building, GB": peak() / 1e3,
     }
 
 
 def ask(folder: Path, count: int, dim: int) -> dict[str, float | str]:
     """Open the file, and ask for a few hundred vectors, one at a time: each new to the process, then known to it."""
-    _, rows = next(clustered(QUERIES, dim, seed=1))
+    _, _, rows = next(clustered(QUERIES, dim, seed=1))
     started = time.perf_counter()
-    found = neighbours.find_index(folder, "made", "made")
+    found = neighbours.find_index(folder, "made", "")
     assert found
     index = neighbours.open_index(*found)
     assert index
@@ -127,8 +125,8 @@ def bytes_read() -> int:
     return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
 
 
-def clustered(count: int, dim: int, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ids from 1, and unit rows, a stretch at a time."""
+def clustered(count: int, dim: int, seed: int = 0) -> Iterator[neighbours.Block]:
+    """Ids from 1, the same as contents, and unit rows, a stretch at a time."""
     shape, rng = np.random.default_rng(2), np.random.default_rng(seed)
     centres = shape.standard_normal((20_000, dim)).astype(np.float32)
     sizes = np.cumsum(shape.pareto(1.2, len(centres)) + 0.1)
@@ -136,7 +134,8 @@ def clustered(count: int, dim: int, seed: int = 0) -> Iterator[tuple[np.ndarray,
         many = min(BLOCK, count - start)
         of = np.searchsorted(sizes, rng.random(many) * sizes[-1])
         rows = centres[of] + 0.5 * rng.standard_normal((many, dim), np.float32)
-        yield np.arange(start + 1, start + many + 1), rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        ids = np.arange(start + 1, start + many + 1)
+        yield ids, ids, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The neighbour index: one FAISS file that can be thrown away and rebuilt from the store. A door to faiss.
 
-It nominates; scores are always computed from the stored vectors. The file begins as faiss's own index of all rows in
-float16, which is exact search. Then come the vector ids, in a large collection what nominates candidates to compare
-(see nominator.py), and a stamp: a line of JSON, its CRC-32 and its length (4 bytes each, little-endian) and MAGIC. The
-stamp says which vectors are covered, and of which catalog and model; a file whose stamp is off is not used. Files are
-never changed: a new one takes the old one's place.
+It nominates; scores are always computed from the vectors as they are stored. The file begins as faiss's own index of
+all rows in float16, bit for bit those of the store, which is exact search. Then come the ids of the vectors, those of
+their contents, and a checksum of each row with its ids, so that a row is known to be what the store held. In a large
+collection what nominates candidates to compare follows (see nominator.py), and then a stamp: a line of JSON, its CRC-32
+and its length (4 bytes each, little-endian) and MAGIC. A file whose stamp is off is not used. Files are never changed,
+and the store names the one that goes with it: an index of another past of a catalog is none of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +37,16 @@ if TYPE_CHECKING:
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+Half = npt.NDArray[np.float16]
+Block: TypeAlias = tuple[Ids, Ids, Half]
+"""Vector ids, ascending, the content of each, and the vectors as they are stored, (N, dim)."""
 Advance = Callable[[str, int, int], None]
 """Told the stage ('index', 'train' or 'measure'), how much of it is done, and of how much."""
 
-MAGIC = b"IDXNBRS1"
+MAGIC = b"IDXNBRS2"
 PATTERN = "neighbours-*.faiss"
+# of a row: its two ids and its checksum
+_NUMBER_BYTES = 8 + 8 + 4
 _TRAILER = 4 + 4 + len(MAGIC)
 _BLOCK = 1 << 24
 # a checksum that takes longer than 50 ms is not worth its time at every opening; crc32 runs at some GB/s
@@ -55,6 +61,8 @@ _FEW_NUMBERS = 40_000_000
 _FEW_QUERIES = 16
 # vectors that are asked for to see what alike neighbours take
 _ASKED = 2000
+# odd, so that no two ids give the same (Knuth, The Art of Computer Programming 3, 6.4)
+_SPREAD = np.uint64(2_654_435_761)
 # a projection that keeps less of the vectors' squared length sets neighbours apart too coarsely
 _KEPT = 0.98
 # tail vectors that are this much further from their centres are of another kind than those that were trained on
@@ -65,25 +73,25 @@ _MOVED = 0.9
 class Stamp:
     """What an index file says of itself.
 
-    kind: FLAT or a factory string. covered: vectors in it. last: the highest vector id that it was built from.
-    recall: as measured; effort, depth: how to search for it; fit: see Nominator.fit(). trained: vectors when it was
-    trained. generation: of the store. ids, lists, structure: where the parts begin. bytes, crc32: of all parts.
-    guard: CRC-32 of what a search follows blindly, see _guarded().
+    name: by which the store knows it. kind: FLAT or a factory string. covered: vectors in it. last: the highest vector
+    id that it was built from. recall: as measured; effort, depth: how to search for it; fit: see Nominator.fit().
+    trained: vectors when it was trained. rows, ids, lists, structure: where the parts begin. bytes, crc32: of all
+    parts. guard: CRC-32 of what a search follows blindly, see _guarded().
     """
 
-    catalog: str
+    name: str
     model: str
     kind: str
     dim: int
     covered: int
     last: int
     recall: float
-    generation: int = 0
     target: float = 1.0
     effort: int = 0
     depth: int = 0
     fit: float = 1.0
     trained: int = 0
+    rows: int = 0
     ids: int = 0
     lists: int = 0
     structure: int = 0
@@ -98,17 +106,22 @@ class NeighbourIndex:
     def __init__(self, path: Path, stamp: Stamp, structure: Nominator | None) -> None:
         """Use open_index()."""
         self.stamp = stamp
-        begin = stamp.ids - stamp.covered * 2 * stamp.dim
-        mapped = np.memmap(path, np.uint8, "r", begin, (stamp.covered, 2 * stamp.dim))
-        self._rows = mapped.view(np.ndarray)  # which is cut faster
-        self.ids: Ids = np.memmap(path, np.uint8, "r", stamp.ids, (8 * stamp.covered,)).view(np.int64)
+        count = stamp.covered
+        numbers = _mapped(path, stamp.ids, _NUMBER_BYTES * count)
+        self._ids: Ids = numbers[: 8 * count].view(np.int64)
+        self._contents: Ids = numbers[8 * count : 16 * count].view(np.int64)
+        self._checksums = numbers[16 * count :].view(np.uint32)
         self._nominator = structure
-        if structure is not None or stamp.covered * stamp.dim > _FEW_NUMBERS:
-            self._plane = _read_plane(path, stamp)
-        if structure is not None:
+        if structure is None and count * stamp.dim <= _FEW_NUMBERS:
+            rows = _mapped(path, stamp.rows, count * 2 * stamp.dim)
+        else:
             import faiss
 
-            self._refine = faiss.IndexRefine(structure.index, self._plane)
+            self._plane = _read_plane(path, stamp)
+            rows = faiss.rev_swig_ptr(self._plane.codes.data(), self._plane.codes.size())  # mapped once, not twice
+            if structure is not None:
+                self._refine = faiss.IndexRefine(structure.index, self._plane)
+        self._rows = rows.reshape(count, 2 * stamp.dim)
 
     @property
     def most_effort(self) -> int:
@@ -118,11 +131,11 @@ class NeighbourIndex:
     def search(self, queries: Vectors, k: int, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
         """The k best vector ids for each query, best first: scores (N, k) and ids (N, k).
 
-        queries: float32, (N, dim), unit rows. allowed: the only ids that may come.
+        queries: float32, (N, dim), unit rows. allowed: the only contents whose vectors may come.
         Where there are fewer than k, fewer columns come back. There is a gap, an id of -1, only where rows are damaged.
         """
         queries = np.ascontiguousarray(queries, np.float32)
-        places = None if allowed is None else self._places_of(allowed)
+        places = None if allowed is None else np.flatnonzero(np.isin(self._contents, allowed))
         count = self.stamp.covered if places is None else len(places)
         k = min(k, count)
         if k < 1:
@@ -137,7 +150,18 @@ class NeighbourIndex:
             short = found[:, -1] < 0  # too little lay in the lists that were looked into
             if short.any():
                 scores[short], found[short] = self.exact(queries[short], k, places)
-        return scores, np.where(found < 0, -1, self.ids[found])
+        return scores, np.where(found < 0, -1, self._ids[found])
+
+    def stored(self, ids: Ids) -> tuple[Ids, Half, npt.NDArray[np.bool_]]:
+        """The content of each of some vectors (N,), the vectors as the store held them (N, dim), and which are known.
+
+        What is not known is zero: an id that is not here, or a row that is not what was written.
+        """
+        places = np.minimum(np.searchsorted(self._ids, ids), self.stamp.covered - 1)
+        contents, rows = self._contents[places], self._halves_at(places)
+        known = (self._ids[places] == ids) & (self._checksums[places] == _checksums(ids, contents, rows))
+        contents[~known], rows[~known] = 0, 0
+        return contents, rows, known
 
     def attuned(self, k: int, least: float) -> NeighbourIndex:
         """The same for who asks for vectors of the index itself, and for neighbours at least this alike only.
@@ -209,19 +233,17 @@ class NeighbourIndex:
 
     def rows_at(self, places: Ids | slice) -> Vectors:
         """Rows as float32, (N, dim)."""
-        # faiss's header has an odd length: in the file itself numbers lie across words, and are read slowly
-        return widened(self._rows[places].copy().view(np.float16))
+        return widened(self._halves_at(places))
 
-    def blocks(self) -> Iterator[tuple[Ids, Vectors]]:
-        """All ids and rows, a stretch at a time."""
+    def blocks(self) -> Iterator[Block]:
+        """All of it, a stretch at a time."""
         for start in range(0, self.stamp.covered, _ROWS):
-            yield self.ids[start : start + _ROWS], self.rows_at(slice(start, start + _ROWS))
+            part = slice(start, start + _ROWS)
+            yield self._ids[part], self._contents[part], self._halves_at(part)
 
-    def _places_of(self, ids: Ids) -> Ids:
-        """Where some ids are, each of them given once; those that are not here fall out."""
-        places: Ids = np.searchsorted(self.ids, np.sort(ids))
-        places = places[places < self.stamp.covered]
-        return places[np.isin(self.ids[places], ids)]
+    def _halves_at(self, places: Ids | slice) -> Half:
+        # faiss's header has an odd length: in the file itself numbers lie across words, and are read slowly
+        return self._rows[places].copy().view(np.float16)
 
 
 def _best(scores: Vectors, k: int) -> tuple[Vectors, Ids]:
@@ -233,11 +255,16 @@ def _best(scores: Vectors, k: int) -> tuple[Vectors, Ids]:
     return best, np.where(best == -np.inf, -1, found)
 
 
-def _read_plane(path: Path, stamp: Stamp) -> faiss.Index:
+def _mapped(path: Path, start: int, size: int) -> npt.NDArray[np.uint8]:
+    """Bytes of a file that are read when they are used."""
+    return np.memmap(path, np.uint8, "r", start, (size,)).view(np.ndarray)  # which is cut faster
+
+
+def _read_plane(path: Path, stamp: Stamp) -> faiss.IndexScalarQuantizer:
     """faiss's own index of all rows, which stay in the file."""
     import faiss
 
-    plane = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    plane = cast("faiss.IndexScalarQuantizer", faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
     if plane.ntotal != stamp.covered or plane.d != stamp.dim:
         raise RuntimeError("the rows are not what the stamp says")
     return plane
@@ -257,18 +284,26 @@ def _selecting(places: Ids | None, count: int) -> Iterator[Any]:
     yield faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
 
 
+def _checksums(ids: Ids, contents: Ids, rows: Half) -> npt.NDArray[np.uint32]:
+    """Of each row, (N,): CRC-32 of its bytes, begun with what its ids come to."""
+    begun = (ids.astype(np.uint64) * _SPREAD + contents.astype(np.uint64)).astype(np.uint32)
+    data, size = rows.view(np.uint8).reshape(-1).data, rows.itemsize * rows.shape[1]
+    each = (zlib.crc32(data[i * size : (i + 1) * size], start) for i, start in enumerate(begun.tolist()))
+    return np.fromiter(each, np.uint32, len(rows))
+
+
 def write_index(
     folder: Path,
-    blocks: Iterable[tuple[Ids, Vectors]],
+    blocks: Iterable[Block],
     stamp: Stamp,
     kinds: Sequence[str] = (FLAT,),
     advance: Advance = lambda *_: None,
 ) -> Stamp:
-    """Build the index of some vectors and put it in the place of an older one.
+    """Build the index of some vectors, beside an older one.
 
-    blocks: vector ids, ascending, and float32 unit rows; each is dropped once it is written. kinds: tried in turn until
-    one reaches the recall that the stamp's `target` names; where none does, the last is taken. The stamp is filled in.
-    The new file is complete and on the disk before it gets its name, so a crash leaves the old one or the new one.
+    blocks: each is dropped once it is written. kinds: tried in turn until one reaches the recall that the stamp's
+    `target` names; where none does, the last is taken. The stamp is filled in.
+    The new file is complete and on the disk before it gets its name.
     Raises CatalogError where the disk refuses, or there is not enough memory; InvalidArgument for an unusable kind.
     """
     return _write(folder, blocks, stamp, lambda path, rows: _choose(path, rows, kinds, advance))
@@ -277,7 +312,7 @@ def write_index(
 def extend_index(
     folder: Path,
     old: NeighbourIndex,
-    blocks: Iterable[tuple[Ids, Vectors]],
+    blocks: Iterable[Block],
     stamp: Stamp,
     advance: Advance = lambda *_: None,
 ) -> Stamp | None:
@@ -300,11 +335,11 @@ class _Outgrown(Exception):
 
 def _write(
     folder: Path,
-    blocks: Iterable[tuple[Ids, Vectors]],
+    blocks: Iterable[Block],
     stamp: Stamp,
     nominate: Callable[[Path, Stamp], tuple[Stamp, Nominator | None]],
 ) -> Stamp:
-    target = path_of(folder, stamp)
+    target = path_of(folder, stamp.name)
     try:
         with replacement(target) as temporary:
             rows = _write_rows(temporary, blocks, stamp)
@@ -319,35 +354,30 @@ def _write(
         raise CatalogError(
             f"{target} cannot be made: {text[0]}. Check the disk and the memory, and try again."
         ) from error
-    remove_others(target)
     return finished
 
 
-def _write_rows(path: Path, blocks: Iterable[tuple[Ids, Vectors]], stamp: Stamp) -> Stamp:
-    """All rows, as faiss would write them, and their ids."""
-
-    empty = _empty_plane(stamp.dim)
-    ids = [np.empty(0, np.int64)]
+def _write_rows(path: Path, blocks: Iterable[Block], stamp: Stamp) -> Stamp:
+    """All rows, as faiss would write them, then their ids and checksums."""
+    numbers: list[tuple[Ids, Ids, npt.NDArray[np.uint32]]] = [
+        (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint32))
+    ]
     with path.open("wb") as file:
-        file.write(_header(empty, 0))
-        for numbers, rows in blocks:
-            file.write(empty.sa_encode(np.ascontiguousarray(rows, np.float32)).data)
-            ids.append(np.array(numbers, np.int64))
-        every = np.concatenate(ids)
-        start = file.tell()
-        file.write(every.data)
+        begin = file.write(_header(stamp.dim, 0))
+        for ids, contents, rows in blocks:
+            rows = np.ascontiguousarray(rows)
+            file.write(rows.data)
+            numbers.append((np.array(ids), np.array(contents), _checksums(ids, contents, rows)))
+        start = file.tell() + file.write(bytes(-file.tell() % 8))  # numbers that lie across words are copied to be used
+        for column in zip(*numbers, strict=True):
+            file.write(np.concatenate(column).data)
+        count = sum(len(ids) for ids, _, _ in numbers)
         file.seek(0)
-        file.write(_header(empty, len(every)))
-    return replace(stamp, covered=len(every), ids=start, kind=FLAT, recall=1.0)
+        file.write(_header(stamp.dim, count))
+    return replace(stamp, covered=count, rows=begin, ids=start, kind=FLAT, recall=1.0)
 
 
-def _empty_plane(dim: int) -> Any:
-    import faiss
-
-    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-
-
-def _header(empty: Any, count: int) -> bytes:
+def _header(dim: int, count: int) -> bytes:
     """What faiss writes before the rows of an index of so many.
 
     In faiss's format the number of vectors is at byte 8, and the last eight bytes of an index without vectors are the
@@ -355,8 +385,9 @@ def _header(empty: Any, count: int) -> bytes:
     """
     import faiss
 
+    empty = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     data: bytes = faiss.serialize_index(empty).tobytes()
-    size = count * 2 * int(empty.d)
+    size = count * 2 * dim
     return data[:8] + count.to_bytes(8, "little") + data[16:-8] + size.to_bytes(8, "little")
 
 
@@ -428,18 +459,16 @@ def remove_others(path: Path) -> None:
                 other.unlink(missing_ok=True)
 
 
-def path_of(folder: Path, stamp: Stamp) -> Path:
-    """Every set of vectors has a file name of its own, so that a reader keeps the file that it has opened."""
-    return folder / f"neighbours-{zlib.crc32(stamp.model.encode()):08x}-{stamp.last:012d}-{stamp.covered:012d}.faiss"
+def path_of(folder: Path, name: str) -> Path:
+    """Every index has a file of its own, so that a reader keeps the one that it has opened."""
+    return folder / f"neighbours-{name}.faiss"
 
 
-def find_index(folder: Path, catalog: str, model: str) -> tuple[Path, Stamp] | None:
-    """The newest index file of a catalog and model whose stamp is sound. Reads a few bytes, imports no faiss."""
-    for path in sorted(folder.glob(PATTERN), reverse=True):
-        stamp = read_stamp(path)
-        if stamp and stamp.catalog == catalog and stamp.model == model:
-            return path, stamp
-    return None
+def find_index(folder: Path, name: str, model: str) -> tuple[Path, Stamp] | None:
+    """The index file of a name, if its stamp is sound and of a model. Reads a few bytes, imports no faiss."""
+    path = path_of(folder, name)
+    stamp = read_stamp(path)
+    return (path, stamp) if stamp and (stamp.name, stamp.model) == (name, model) else None
 
 
 def open_index(path: Path, stamp: Stamp, *, checked: bool = False) -> NeighbourIndex | None:
@@ -516,7 +545,7 @@ def _append_stamp(path: Path, stamp: Stamp) -> Stamp:
 
 def _guarded(stamp: Stamp) -> list[tuple[int, int]]:
     """Where the header of the rows is, and the structure with the sizes of its lists: beginnings and ends."""
-    header = (0, stamp.ids - stamp.covered * 2 * stamp.dim)
+    header = (0, stamp.rows)
     return [header] if stamp.kind == FLAT else [header, (stamp.structure, stamp.bytes)]
 
 

@@ -132,6 +132,12 @@ class Connection:
         row = self.row("SELECT value FROM meta WHERE key = 'finished'")
         return int(row[0]) if row else 0
 
+    @property
+    def neighbours(self) -> str:
+        """The name of the neighbour index that goes with this generation; empty where there is none."""
+        row = self.row("SELECT value FROM meta WHERE key = 'neighbours'")
+        return row[0] if row else ""
+
     # -- statements --------------------------------------------------------------------------------------------------
 
     @contextmanager

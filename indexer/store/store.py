@@ -263,6 +263,11 @@ class Store(Connection):
             ],
         )
 
+    def use_neighbours(self, name: str) -> None:
+        """Have another neighbour index go with what is stored."""
+        with self.writing():
+            self.sqlite.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('neighbours', ?)", [name])
+
     # -- what people said ------------------------------------------------------------------------------------------
 
     def decide(self, digests: bytes, now_ns: int) -> None:

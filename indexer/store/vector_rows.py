@@ -1,4 +1,4 @@
-"""The vectors of a model as they are stored, each checked against its checksum when it is read."""
+"""The vectors of a model, as they are stored, each checked against its checksum when it is read."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import CatalogDamaged
+from ..halves import Half, unit
 from . import vectors
 from .connection import CHUNK, IN_ONE_STATEMENT, Connection, in_parts
 from .rows import Ids, StoredModel, Vectors
 from .sqlite_errors import translated
 
-# so many are looked up one by one; for more it is quicker to read about all of them
-FEW_CONTENTS = 100_000
-
-# ids of vectors, the content of each, and the vectors, (N, dim)
-Block: TypeAlias = tuple[Ids, list[int], Vectors]
+# ids of vectors, the content of each, and the vectors as they are stored, (N, dim)
+Block: TypeAlias = tuple[Ids, Ids, Half]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +29,21 @@ class VectorRows:
     def of_content(self, content_id: int, model: StoredModel) -> Vectors | None:
         """One content's vector, (dim,), or None where it has none."""
         _, _, rows = self.of([content_id], model)
-        return rows[0] if len(rows) else None
-
-    def by_id(self, ids: Sequence[int], model: StoredModel) -> Block:
-        """Vector ids that exist, the content of each, and the vectors, (N, dim)."""
-        return self._where("vectors.id", ids, model)
+        return unit(rows)[0] if len(rows) else None
 
     def of(self, contents: Sequence[int], model: StoredModel) -> Block:
-        """The same for contents."""
-        return self._where("vectors.content_id", contents, model)
+        """The vectors of those contents that have one."""
+        sql = (
+            "SELECT vectors.id, content_id, vector, sha256 FROM vectors "
+            "JOIN contents ON contents.id = content_id WHERE model_id = ? AND content_id IN ({})"
+        )
+        rows = self.db.rows_in(sql, contents, [model.row])
+        return _joined([self._unpacked(part, model) for part in in_parts(rows, IN_ONE_STATEMENT)], model.id.dim)
 
-    def ids_of(self, contents: Ids, model: StoredModel) -> Ids:
-        """Ids of the vectors of some contents, of thousands or millions."""
-        if len(contents) <= FEW_CONTENTS:
-            sql = "SELECT id FROM vectors WHERE content_id IN ({}) AND model_id = " + str(int(model.row))
-            return np.fromiter((row[0] for row in self.db.rows_in(sql, contents.tolist())), np.int64)
-        ids, of = self.every(model)
-        return ids[np.isin(of, contents)]
+    def living(self, contents: Ids, model: StoredModel) -> Ids:
+        """Ids of the vectors of some contents; nothing else is read of them."""
+        sql = "SELECT id FROM vectors WHERE model_id = ? AND content_id IN ({})"
+        return np.fromiter((row[0] for row in self.db.rows_in(sql, contents.tolist(), [model.row])), np.int64)
 
     def every(self, model: StoredModel) -> tuple[Ids, Ids]:
         """Ids of all vectors of the model, ascending, and the content of each."""
@@ -73,10 +68,8 @@ class VectorRows:
             yield self._unpacked(rows, model)
             after = rows[-1][0]
 
-    def halves(
-        self, model: StoredModel, without: frozenset[int] = frozenset()
-    ) -> tuple[list[int], npt.NDArray[np.float16]]:
-        """Every content with a vector of the model, ordered by digest, and the vectors as they are stored, (N, dim).
+    def by_digest(self, model: StoredModel, without: frozenset[int] = frozenset()) -> tuple[list[int], Half]:
+        """Every content with a vector of the model, ordered by digest, and the vectors, (N, dim).
 
         without: contents that are left out.
         """
@@ -89,7 +82,7 @@ class VectorRows:
         halves = np.empty((self.span(model)[0], model.id.dim), np.float16)  # no page is real until it is filled
         for part in in_parts(rows, CHUNK):
             numbers, blobs, digests = zip(*part, strict=True)
-            unpacked, damaged = vectors.unpack_half(blobs, digests, model.id.dim)
+            unpacked, damaged = vectors.unpack(blobs, digests, model.id.dim)
             self._refuse_damaged(damaged)
             chosen = [i for i, number in enumerate(numbers) if number not in without]
             halves[len(contents) : len(contents) + len(chosen)] = unpacked[chosen]
@@ -103,19 +96,11 @@ class VectorRows:
                 "Find and mend them with: indexer verify --repair."
             )
 
-    def _where(self, column: str, values: Sequence[int], model: StoredModel) -> Block:
-        sql = (
-            "SELECT vectors.id, content_id, vector, sha256 FROM vectors "
-            f"JOIN contents ON contents.id = content_id WHERE model_id = ? AND {column} IN ({{}})"
-        )
-        rows = self.db.rows_in(sql, values, [model.row])
-        return _joined([self._unpacked(part, model) for part in in_parts(rows, IN_ONE_STATEMENT)], model.id.dim)
-
     def _unpacked(self, rows: list[Any], model: StoredModel) -> Block:
         ids, contents, blobs, digests = zip(*rows, strict=True)
         unpacked, damaged = vectors.unpack(blobs, digests, model.id.dim)
         self._refuse_damaged(damaged)
-        return np.array(ids, np.int64), list(contents), unpacked
+        return np.array(ids, np.int64), np.array(contents, np.int64), unpacked
 
     def span(self, model: StoredModel) -> tuple[int, int]:
         """How many vectors the model has, and their highest id."""
@@ -129,9 +114,6 @@ class VectorRows:
 
 def _joined(blocks: Sequence[Block], dim: int) -> Block:
     if not blocks:
-        return np.empty(0, np.int64), [], np.empty((0, dim), np.float32)
-    return (
-        np.concatenate([ids for ids, _, _ in blocks]),
-        [content for _, contents, _ in blocks for content in contents],
-        np.concatenate([rows for _, _, rows in blocks]),
-    )
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, dim), np.float16)
+    ids, contents, rows = zip(*blocks, strict=True)
+    return np.concatenate(ids), np.concatenate(contents), np.concatenate(rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..halves import unit
+from ..halves import Half, unit
 from .checksums import checksum
 
 CHECKSUM_BYTES = 4
@@ -33,19 +33,11 @@ def size_of(dim: int) -> int:
     return dim * STORED.itemsize + CHECKSUM_BYTES
 
 
-def unpack(blobs: Sequence[bytes], digests: Sequence[bytes], dim: int) -> tuple[npt.NDArray[np.float32], list[int]]:
-    """Vectors of blobs: (N, dim) float32, unit rows, and the places of those that are damaged.
+def unpack(blobs: Sequence[bytes], digests: Sequence[bytes], dim: int) -> tuple[Half, list[int]]:
+    """Vectors of blobs, (N, dim) float16, and the places of those that are damaged.
 
-    Float16 rounds the length of a unit vector by up to 0.05 %, so it is put right here: score 1 means same.
+    Float16 rounds the length of a unit vector by up to 0.05 %: halves.unit() puts it right, so that score 1 means same.
     """
-    rows, damaged = unpack_half(blobs, digests, dim)
-    return unit(rows), damaged
-
-
-def unpack_half(
-    blobs: Sequence[bytes], digests: Sequence[bytes], dim: int
-) -> tuple[npt.NDArray[np.float16], list[int]]:
-    """The same as they are stored: (N, dim) float16, whose lengths are only nearly 1."""
     size = size_of(dim)
     damaged = [i for i, (blob, digest) in enumerate(zip(blobs, digests, strict=True)) if not intact(blob, digest, size)]
     sound = [bytes(size) if i in set(damaged) else blob for i, blob in enumerate(blobs)] if damaged else blobs
@@ -54,7 +46,7 @@ def unpack_half(
 
 
 def as_stored(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What unpack() would give back: a picture that was never stored is compared as if it were."""
+    """What a search would compare: a picture that was never stored is compared as if it were."""
     return unit(vectors.astype(STORED))
 
 

@@ -340,10 +340,10 @@ class _Bench:
         rng = np.random.default_rng(count)
         vectors = rng.standard_normal((count, dim), np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        ids = np.arange(count, dtype=np.int64)
+        ids, rows = np.arange(count), vectors.astype(np.float16)
         times: list[float] = []
         with TemporaryDirectory(prefix="indexer-bench-") as folder:
-            stamp = write_index(Path(folder), [(ids, vectors)], IndexStamp("", "", FLAT, dim, count, count - 1, 1.0))
+            stamp = write_index(Path(folder), [(ids, ids, rows)], IndexStamp("", "", FLAT, dim, count, count - 1, 1.0))
             path = next(Path(folder).iterdir())
             index = open_index(path, stamp)
             assert index is not None

@@ -58,7 +58,7 @@ class Nodes:
         """Reads every vector; memory is that of the vectors. by_pixels: otherwise every content is a node."""
         twins = {same[0]: same for same in store.fingerprints.same_pixels()} if by_pixels else {}
         others = frozenset(content for same in twins.values() for content in same[1:])
-        contents, rows = store.vectors.halves(model, without=others)
+        contents, rows = store.vectors.by_digest(model, without=others)
         return cls(store, model, np.array(contents, np.int64), rows, twins)
 
     def subset(self, contents: Sequence[int]) -> Nodes:
@@ -204,11 +204,11 @@ def _named_by_look(ours: Half, theirs: Half | None, progress: Callable[[Progress
 
     there = ours if theirs is None else theirs
     parts = [np.arange(start, min(start + BLOCK, len(there))) for start in range(0, len(there), BLOCK)]
-    blocks = ((part, widened(there[part])) for part in parts)
-    wanted = Stamp("", "looks", FLAT, DIM, len(there), len(there), 1.0, target=DEFAULT_RECALL)
+    blocks = ((part, part, there[part]) for part in parts)
+    wanted = Stamp("looks", "", FLAT, DIM, len(there), len(there), 1.0, target=DEFAULT_RECALL)
     with tempfile.TemporaryDirectory(prefix="indexer-looks-") as name:
         stamp = write_index(Path(name), blocks, wanted, structures(len(there), DIM, Wish("ivf")), advance)
-        index = open_index(path_of(Path(name), stamp), stamp)
+        index = open_index(path_of(Path(name), stamp.name), stamp)
         if index is None:
             raise CatalogError("The neighbour index of looks cannot be read back. Check the disk of temporary files.")
         index = index.attuned(TOP_LOOKS, LOOK)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CatalogError, IndexerError, InvalidArgument
+from ..halves import unit
 from ..records import ExportReport, ImageRecord
 from ..store.rows import StoredModel
 from ..store.store import Store
@@ -61,7 +62,7 @@ def _rows(store: Store, model: StoredModel) -> Iterator[list[Row]]:
     for block in store.images.blocks(BLOCK):
         contents = [content for content, _ in block]
         _, found, rows = store.vectors.of(sorted(set(contents)), model)
-        vectors = dict(zip(found, rows, strict=True))
+        vectors = dict(zip(found.tolist(), unit(rows), strict=True))
         yield [(image, vectors[content]) for content, image in block]
 
 

@@ -1,7 +1,12 @@
-"""Nearest neighbours of vectors: the index nominates, the store decides. Keeps the index in step with the store."""
+"""Nearest neighbours of vectors: the index nominates, the store decides. Keeps the index in step with the store.
+
+What the index covers is scored by its own copy of what the store holds, each row of it proven by a checksum, so that of
+the store only what is still there is looked up, in an index of SQLite's.
+"""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,14 +16,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..halves import unit
 from ..neighbours.choosing import FLAT, Wish, structures
 from ..neighbours.index import (
+    Block,
     NeighbourIndex,
     Stamp,
     extend_index,
     find_index,
     is_usable,
     open_index,
+    path_of,
     remove_others,
     write_index,
 )
@@ -69,7 +77,7 @@ class Graph:
 def info(store: Store, folder: Path) -> NeighboursInfo:
     """What the catalog's index is and covers."""
     model = store.model()
-    found = find_index(folder, store.uuid, model.id.key) if model else None
+    found = find_index(folder, store.neighbours, model.id.key) if model else None
     if found is None:
         return NeighboursInfo("none (searched exactly)", 0, 1.0)
     stamp = found[1]
@@ -97,25 +105,26 @@ def refresh(
     count, last = store.vectors.span(model) if model else (0, 0)
     if model is None or count == 0:
         return []
-    found = find_index(folder, store.uuid, model.id.key)
+    found = find_index(folder, store.neighbours, model.id.key)
     if found is not None and not is_usable(*found):
         found = None
-    if found is not None and _may_stay(store, model, found[1], wish, count, last, optimize):
+    if found is not None and _may_stay(store, model, found[1], wish, count, optimize):
         remove_others(found[0])  # a process that was killed may have left one
         return []
     asked = wish or Wish()
     advance = lambda stage, done, total: progress(Progress(stage, done, total))  # noqa: E731
-    fresh = Stamp(
-        store.uuid, model.id.key, FLAT, model.id.dim, count, last, 1.0, generation=store.generation, target=asked.recall
-    )
+    fresh = Stamp(secrets.token_hex(8), model.id.key, FLAT, model.id.dim, count, last, 1.0, target=asked.recall)
     if found is not None and wish is None and not optimize and _can_grow(store, model, found[1], count):
         old = open_index(*found, checked=True)
         tail = _blocks(store, model, progress, found[1].last, found[1].covered, count)
         covered = found[1].covered + store.vectors.count_after(model, found[1].last)
-        if old and extend_index(folder, old, tail, replace(fresh, covered=covered, target=found[1].target), advance):
+        grown = replace(fresh, covered=covered, target=found[1].target)
+        if old and extend_index(folder, old, tail, grown, advance):
+            _publish(store, folder, grown)
             return []
     kinds = structures(count, model.id.dim, asked)
     written = write_index(folder, _blocks(store, model, progress, 0, 0, count), fresh, kinds, advance)
+    _publish(store, folder, written)
     if written.recall < asked.recall:
         return [
             f"The neighbour index {written.kind} reaches a recall@10 of {written.recall:.3f}, not {asked.recall:g}. "
@@ -124,20 +133,22 @@ def refresh(
     return []
 
 
+def _publish(store: Store, folder: Path, stamp: Stamp) -> None:
+    """In one transaction, from the index that went with the store to another."""
+    store.use_neighbours(stamp.name)
+    remove_others(path_of(folder, stamp.name))
+
+
 def check_left_over(store: Store, folder: Path) -> None:
     """Remove the index that a build which was cut off has left, if it is not what was written."""
     model = store.model()
-    found = find_index(folder, store.uuid, model.id.key) if model else None
+    found = find_index(folder, store.neighbours, model.id.key) if model else None
     if found is not None and not is_usable(*found, checked=True):
         found[0].unlink(missing_ok=True)
 
 
-def _may_stay(
-    store: Store, model: StoredModel, stamp: Stamp, wish: Wish | None, count: int, last: int, optimize: bool
-) -> bool:
+def _may_stay(store: Store, model: StoredModel, stamp: Stamp, wish: Wish | None, count: int, optimize: bool) -> bool:
     tail, deleted = _drift(store, model, stamp, count)
-    if stamp.last > last or stamp.generation > store.generation:  # of another history
-        return False
     if optimize and (tail or deleted):
         return False
     if wish is not None and not _is_wished(stamp, wish, count):
@@ -166,9 +177,9 @@ def _drift(store: Store, model: StoredModel, stamp: Stamp, count: int) -> tuple[
 
 def _blocks(
     store: Store, model: StoredModel, progress: Callable[[Progress], None], after: int, done: int, count: int
-) -> Iterator[tuple[Ids, Vectors]]:
-    for ids, _, rows in store.vectors.blocks(model, after):
-        yield ids, rows
+) -> Iterator[Block]:
+    for ids, contents, rows in store.vectors.blocks(model, after):
+        yield ids, contents, rows
         done += len(ids)
         progress(Progress("index", min(done, count), count))
 
@@ -186,10 +197,9 @@ class IndexFiles:
         self._opened: tuple[object, ...] = ()
 
     def fitting(self, store: Store, model: StoredModel) -> NeighbourIndex | None:
-        """The newest sound one that lacks nothing of what the store holds; open it within Store.snapshot()."""
-        found = find_index(self.folder, store.uuid, model.id.key)
-        # an index of a later generation may lack what this one still holds
-        if found is None or found[1].generation > store.generation:
+        """The one that goes with the store, if it is sound; open it within Store.snapshot()."""
+        found = find_index(self.folder, store.neighbours, model.id.key)
+        if found is None:
             return None
         path, stamp = found
         checked = not store.is_sealed and not vouched(self.folder)
@@ -226,10 +236,11 @@ class Nearest:
         else:
             found = self._covered_ones(parts, k, contents)
             rest = self.store.vectors.blocks(self.model, after=self._covered)
-        for _, candidates, rows in rest:
+        for _, candidates, halves in rest:
             if contents is not None:
-                kept = np.flatnonzero(np.isin(candidates, contents)).tolist()
-                candidates, rows = [candidates[i] for i in kept], rows[kept]
+                kept = np.isin(candidates, contents)
+                candidates, halves = candidates[kept], halves[kept]
+            rows = unit(halves)
             found = [
                 _merged(best, _best(candidates, rows, part, k), k) for best, part in zip(found, parts, strict=True)
             ]
@@ -242,11 +253,10 @@ class Nearest:
         """
         if self.index is None:
             return [_nothing(part) for part in parts]
-        allowed = None if contents is None else self.store.vectors.ids_of(contents, self.model)
         found: dict[int, Neighbours] = {}
         waiting, wanted = list(range(len(parts))), k + SPARE
         while waiting:
-            with closing(_named(self.index, [parts[i] for i in waiting], wanted, allowed)) as named:
+            with closing(_named(self.index, [parts[i] for i in waiting], wanted, contents)) as named:
                 for i, ids in zip(waiting, named, strict=True):
                     scored = self._scored(parts[i], ids, k, more=ids.shape[1] == wanted)
                     if scored is not None:
@@ -264,23 +274,18 @@ class Nearest:
         return _joined(found) if len(found) == len(parts) else None
 
     def _scored_at_once(self, queries: Vectors, named: Ids, k: int, *, more: bool) -> Neighbours | None:
-        """The same of a few. A damaged index may name anything: unknown, not covered or double does not count."""
+        """The same of a few. A damaged index may name anything: unknown, gone or double does not count."""
+        assert self.index is not None
         ids, where = np.unique(named, return_inverse=True)
-        known, contents, rows = self.store.vectors.by_id(ids.tolist(), self.model)
-        order = np.argsort(known)
-        place = np.searchsorted(known[order], ids)
-        there = (np.isin(ids, known) & (ids <= self._covered))[where].reshape(named.shape) & _first_of_each(named)
-        if there.all():
-            width = min(k, named.shape[1])
-        else:
-            width = min(k, int(there.sum(axis=1).min(initial=k)))
-            if width < k and more:
-                return None
-        if not len(known):
-            return _nothing(queries)
-        chosen = order[np.minimum(place, len(known) - 1)][where].reshape(named.shape)
-        scores = np.where(there, _scores(rows[chosen], queries), -np.inf)
-        return _sorted(np.asarray(contents, np.int64)[chosen], scores, width)
+        contents, halves, known = self.index.stored(ids)
+        known[known] = np.isin(ids[known], self.store.vectors.living(contents[known], self.model))
+        where = where.reshape(named.shape)
+        there = known[where] & _first_of_each(named)
+        width = min(k, named.shape[1]) if there.all() else min(k, int(there.sum(axis=1).min(initial=k)))
+        if width < min(k, named.shape[1]) and more:
+            return None
+        scores = np.where(there, _scores(unit(halves)[where], queries), -np.inf)
+        return _sorted(contents[where], scores, width)
 
 
 def _named(index: NeighbourIndex, parts: Sequence[Vectors], k: int, allowed: Ids | None) -> Generator[Ids, None, None]:
@@ -296,9 +301,8 @@ def graph(store: Store, files: IndexFiles, model: StoredModel, k: int) -> Graph:
     """The k nearest neighbours of every content, in the order of the contents' vectors."""
     search = Nearest(store, files, model)
     every, neighbours, scores = [np.empty(0, np.int64)], [np.empty((0, 0), np.int64)], [np.empty((0, 0), np.float32)]
-    for _, contents, rows in store.vectors.blocks(model):
-        found = search.search(rows, k + 1)
-        own = np.asarray(contents, np.int64)
+    for _, own, halves in store.vectors.blocks(model):
+        found = search.search(unit(halves), k + 1)
         others = _without(found, own)
         every.append(own)
         neighbours.append(others.ids)
@@ -316,12 +320,12 @@ def _without(found: Neighbours, own: Ids) -> Neighbours:
     return Neighbours(found.ids[keep].reshape(shape), found.scores[keep].reshape(shape))
 
 
-def _best(contents: list[int], rows: Vectors, queries: Vectors, k: int) -> Neighbours:
+def _best(contents: Ids, rows: Vectors, queries: Vectors, k: int) -> Neighbours:
     """The k best of some rows for each query."""
     places = np.broadcast_to(np.arange(len(rows)), (len(queries), len(rows)))
     if len(rows) > k:
         places = np.argpartition(-(queries @ rows.T), k, axis=1)[:, :k]
-    return _sorted(np.asarray(contents, np.int64)[places], _scores(rows[places], queries), k)
+    return _sorted(contents[places], _scores(rows[places], queries), k)
 
 
 def _scores(candidates: Vectors, queries: Vectors) -> Vectors:

@@ -178,10 +178,10 @@ def test_an_index_that_did_not_fit_is_never_taken_for_one(tmp_path: Path, monkey
     stamp = index.Stamp("uuid", "model", "flat fp16", dim=4, covered=3, last=3, recall=1.0)
     full = tmp_path / "full"
     full.mkdir()
-    target = index.path_of(full, stamp)
+    target = index.path_of(full, stamp.name)
     (full / f"{target.name}.tmp").symlink_to("/dev/full")
     with pytest.raises(CatalogError, match="No space left"):
-        index.write_index(full, [(np.arange(1, 4), np.eye(3, 4, dtype=np.float32))], stamp)
+        index.write_index(full, [(np.arange(1, 4), np.arange(1, 4), np.eye(3, 4, dtype=np.float16))], stamp)
     assert list(full.iterdir()) == []
 
 

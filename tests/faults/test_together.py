@@ -21,6 +21,7 @@ from PIL import Image
 from indexer import Catalog, CatalogError, CatalogLocked
 from indexer.cli.common import SOME_SKIPPED
 from indexer.files import network_file_system
+from indexer.halves import unit
 from indexer.store import handles, lock
 from indexer.store.lock import building
 from indexer.store.vectors import as_stored
@@ -314,10 +315,10 @@ def test_a_reader_of_an_earlier_state_finds_what_has_been_removed_since(
                 (pictures / f"{seed}.png").unlink()
             with Catalog.open(folder, loader=lambda _: FakeEmbedder()) as catalog:
                 assert catalog.build(prune=True).images == 7
-            found = Nearest(store, IndexFiles(folder), model).search(rows[2:3], 100)
+            found = Nearest(store, IndexFiles(folder), model).search(unit(rows[2:3]), 100)
             assert set(found.ids[0].tolist()) == set(contents)
             assert found.ids[0, 0] == contents[2]
-        assert len(reader.query(rows[2], k=100)) == 7
+        assert len(reader.query(unit(rows)[2], k=100)) == 7
     assert Catalog.verify(folder).notes  # the build did not wait for the reader
     rebuild(folder, pictures)
     assert_finished(folder)

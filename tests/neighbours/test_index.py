@@ -22,13 +22,16 @@ from indexer.neighbours import tuning
 from indexer.neighbours.choosing import FLAT
 from indexer.neighbours.index import (
     MAGIC,
+    Block,
     NeighbourIndex,
     Stamp,
     extend_index,
     find_index,
     is_usable,
     open_index,
+    path_of,
     read_stamp,
+    remove_others,
     write_index,
 )
 from indexer.neighbours.nominator import make
@@ -46,7 +49,7 @@ def rows() -> np.ndarray:
 def write(folder: Path, rows: np.ndarray, *kinds: str, **changes: object) -> Stamp:
     ids = np.arange(10, 10 + len(rows), dtype=np.int64)
     values: dict[str, object] = {
-        "catalog": "c",
+        "name": "c",
         "model": "m",
         "kind": "k",
         "dim": DIM,
@@ -54,8 +57,13 @@ def write(folder: Path, rows: np.ndarray, *kinds: str, **changes: object) -> Sta
         "last": int(ids[-1]),
         "recall": 1.0,
     }
-    blocks = ((ids[i : i + 100], rows[i : i + 100]) for i in range(0, len(rows), 100))
+    blocks = (block(ids[i : i + 100], rows[i : i + 100]) for i in range(0, len(rows), 100))
     return write_index(folder, blocks, Stamp(**{**values, **changes}), kinds or (FLAT,))  # type: ignore[arg-type]
+
+
+def block(ids: np.ndarray, rows: np.ndarray) -> Block:
+    """Vectors whose contents have the same numbers."""
+    return ids, ids, rows.astype(np.float16)
 
 
 def opened(folder: Path) -> NeighbourIndex:
@@ -106,7 +114,7 @@ def test_a_damaged_row_is_no_neighbour(
     monkeypatch.setattr("indexer.neighbours.index._CHECKED_BYTES", 0)  # as where checking takes too long
     (path,) = tmp_path.iterdir()
     data = bytearray(path.read_bytes())
-    begin = stamp.ids - stamp.covered * 2 * DIM
+    begin = stamp.rows
     data[begin : begin + 2 * DIM] = np.full(DIM, np.nan, np.float16).tobytes()
     path.write_bytes(data)
     scores, ids = opened(tmp_path).search(rows[:3], 500)
@@ -135,9 +143,10 @@ def test_another_catalog_or_model_is_not_found(tmp_path: Path, rows: np.ndarray)
 
 
 def test_a_new_file_takes_the_old_ones_place(tmp_path: Path, rows: np.ndarray) -> None:
-    write(tmp_path, rows[:100])
+    write(tmp_path, rows[:100], name="before")
     (tmp_path / "neighbours-left-over.tmp").write_bytes(b"x")
     write(tmp_path, rows)
+    remove_others(path_of(tmp_path, "c"))
     assert len(list(tmp_path.iterdir())) == 1
     found = find_index(tmp_path, "c", "m")
     assert found
@@ -306,7 +315,7 @@ def extended(folder: Path, rows: np.ndarray, start: int) -> Stamp | None:
     old = opened(folder)
     ids = np.arange(start, start + len(rows), dtype=np.int64)
     stamp = Stamp("c", "m", FLAT, DIM, old.stamp.covered + len(rows), int(ids[-1]), 1.0, target=old.stamp.target)
-    return extend_index(folder, old, [(ids, rows)], stamp)
+    return extend_index(folder, old, [block(ids, rows)], stamp)
 
 
 @pytest.mark.parametrize("kind", [FLAT, LISTS])
@@ -332,7 +341,9 @@ def test_vectors_of_another_kind_ask_for_a_new_training(tmp_path: Path, clustere
 @pytest.mark.parametrize("kind", ["IVF64,Nonsense", "", "PQ7", "IVF64,PQ5x4fs"])
 def test_a_structure_that_faiss_refuses(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
     with pytest.raises(InvalidArgument, match="faiss"):
-        write_index(tmp_path, [(np.arange(500), clustered[:500])], Stamp("c", "m", "", DIM, 500, 499, 1.0), (kind,))
+        write_index(
+            tmp_path, [block(np.arange(500), clustered[:500])], Stamp("c", "m", "", DIM, 500, 499, 1.0), (kind,)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -405,7 +416,7 @@ def damaged_everywhere(folder: Path, rows: np.ndarray, kind: str, count: int) ->
     stamp = write(folder, rows, kind, target=0.9)
     (path,) = folder.iterdir()
     data, queries, rng = path.read_bytes(), made_clustered(1, 70), np.random.default_rng(count)
-    header = stamp.ids - 2 * DIM * len(rows)
+    header = stamp.rows
     ends = [0, header, stamp.ids, *sorted({stamp.lists, stamp.structure} - {0}), stamp.bytes, len(data)]
     parts = [(start, end) for start, end in pairwise(ends) if start < end]
     for number in range(count):
@@ -440,7 +451,7 @@ def test_what_a_search_follows_blindly_is_always_checked(tmp_path: Path, cluster
     stamp = write(tmp_path, clustered, kind, target=0.9)
     (path,) = tmp_path.iterdir()
     data = path.read_bytes()
-    places = [0, 8, stamp.ids - 2 * DIM * len(clustered) - 1]
+    places = [0, 8, stamp.rows - 1]
     if kind != FLAT:
         places += [stamp.structure, *np.linspace(stamp.structure, stamp.bytes - 1, 20).astype(int).tolist()]
     for place in places:

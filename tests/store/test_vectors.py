@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from indexer.halves import unit
 from indexer.store import vectors
 
 DIM = 96
@@ -23,8 +24,10 @@ def rows() -> np.ndarray:
 def test_round_trip(rows: np.ndarray) -> None:
     blobs = vectors.pack(list(rows), DIGESTS)
     assert {len(blob) for blob in blobs} == {2 * DIM + 4}
-    back, damaged = vectors.unpack(blobs, DIGESTS, DIM)
+    halves, damaged = vectors.unpack(blobs, DIGESTS, DIM)
     assert damaged == []
+    assert np.array_equal(halves, rows.astype(np.float16))
+    back = unit(halves)
     assert back.dtype == np.float32
     assert np.linalg.norm(back, axis=1) == pytest.approx(1, abs=1e-6)
     assert (back * rows).sum(axis=1).min() > 0.999999
@@ -44,8 +47,9 @@ def test_harm_is_found_where_it_is(rows: np.ndarray) -> None:
     blobs[3] = bytes(len(blobs[3]))
     blobs[7] = blobs[7][:-1]
     blobs[9] = blobs[10]  # a sound vector in another's row
-    back, damaged = vectors.unpack(blobs, DIGESTS, DIM)
+    halves, damaged = vectors.unpack(blobs, DIGESTS, DIM)
     assert damaged == [3, 7, 9]
+    back = unit(halves)
     assert (back[[0, 49]] * rows[[0, 49]]).sum(axis=1).min() > 0.999999
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer import Catalog, CatalogDamaged, InvalidArgument
+from indexer import Catalog, CatalogDamaged, CatalogError, InvalidArgument
 from indexer.files import remove_left_over
 from indexer.neighbours import tuning
 from indexer.neighbours.choosing import Wish
@@ -104,7 +105,7 @@ def refresh(store: Store, wish: Wish | None = None, optimize: bool = False) -> l
 def stamp_of(store: Store) -> IndexStamp:
     model = store.model()
     assert model
-    found = find_index(store.path.parent, store.uuid, model.id.key)
+    found = find_index(store.path.parent, store.neighbours, model.id.key)
     assert found
     return found[1]
 
@@ -202,14 +203,67 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, name: str, calls: list[str]) ->
     monkeypatch.setattr(VectorRows, name, noting)
 
 
-def test_a_damaged_vector_ends_a_search_and_its_thread(
-    store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(nearest, "QUERIES", 7)
-    store.sqlite.execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 500")
+def test_a_damaged_vector_that_only_the_store_has_ends_a_search(store: Store) -> None:
+    more = made(2, 20)
+    add(store, more, 3000)
+    store.sqlite.execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 3005")
     with pytest.raises(CatalogDamaged, match="verify --repair"):
+        search(store, more, 10)
+
+
+def test_what_the_index_has_a_sound_copy_of_is_found_whatever_befalls_the_stored_vector(
+    store: Store, rows: np.ndarray
+) -> None:
+    before = search(store, rows[499:999], 10)
+    store.sqlite.execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 500")
+    after = search(store, rows[499:999], 10)
+    assert np.array_equal(after.ids, before.ids)
+    assert np.array_equal(after.scores, before.scores)
+    assert after.ids[0, 0] == 500
+
+
+def test_a_search_that_fails_ends_its_thread(store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "QUERIES", 7)
+    store.sqlite.execute("DROP TABLE vectors")
+    with pytest.raises(CatalogError, match="vectors"):
         search(store, rows[499:999], 10)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("index")]
+
+
+def test_scores_are_those_of_the_stored_vectors_to_the_bit(store: Store, rows: np.ndarray) -> None:
+    """Whether what was found is in the index or not, and a filter or none has been given."""
+    queries = made(1, 40)
+    found = search(store, queries, 10)
+    index_path(store).unlink()
+    exact = search(store, queries, 3000)
+    for row in range(40):
+        scores = dict(zip(exact.ids[row].tolist(), exact.scores[row].tolist(), strict=True))
+        assert [scores[number] for number in found.ids[row].tolist()] == found.scores[row].tolist()
+
+
+def test_the_index_of_another_past_of_a_catalog_is_not_used(store: Store, folder: Path, tmp_path: Path) -> None:
+    """A copy of catalog.sqlite that was put back, and has grown on, gives the same ids to other pictures."""
+    with closing(sqlite3.connect(tmp_path / "backup.sqlite")) as backup:
+        store.sqlite.backup(backup)
+    add(store, made(2, 300), 3000)
+    refresh(store)
+    assert stamp_of(store).covered == 3300
+    later = index_path(store)
+    store.close()
+    for extra in ("-wal", "-shm"):
+        (folder / f"catalog.sqlite{extra}").unlink(missing_ok=True)
+    (tmp_path / "backup.sqlite").replace(folder / "catalog.sqlite")
+    with closing(Store.open(folder)) as restored:
+        others = made(3, 400)
+        for start in range(0, 400, 4):  # so that it is at least as many generations old
+            add(restored, others[start : start + 4], 5000 + start)
+        assert later.exists()
+        found = search(restored, others, 1)
+        assert found.ids[:, 0].tolist() == list(range(3001, 3401))
+        assert (found.scores > 0.9999).all()
+        refresh(restored)
+        assert not later.exists()
+        assert stamp_of(restored).covered == 3400
 
 
 @pytest.mark.parametrize("at_once", [256, 7])
@@ -235,7 +289,7 @@ def test_a_tail_is_merged_without_training(store: Store, rows: np.ndarray) -> No
     assert refresh(store) == []
     after = stamp_of(store)
     assert (after.kind, after.covered, after.trained, after.fit) == (LISTS, 3500, 3000, before.fit)
-    assert after.generation == store.generation
+    assert after.name == store.neighbours != before.name
     kept = np.setdiff1d(np.arange(3500), [5])
     assert_near_exact(search(store, more[:100], 10), np.vstack([rows, more])[kept], kept + 1, more[:100], 10)
 
@@ -332,7 +386,7 @@ def test_whatever_a_damaged_index_names_the_answer_is_true(
     every = np.vstack([rows, made(2, 200)])
     stamp, path = stamp_of(store), index_path(store)
     data, rng = path.read_bytes(), np.random.default_rng(5)
-    header = stamp.ids - 2 * DIM * 3000
+    header = stamp.rows
     harms = [
         (stamp.ids, np.full(3000, 7).tobytes()),
         (stamp.ids, rng.integers(0, 3300, 3000).tobytes()),
@@ -426,7 +480,10 @@ def test_a_build_knows_whether_the_last_one_was_cut_off(
         (catalog.folder / "catalog.seal").unlink()
     with reopen() as opened:
         opened.build()
-    assert is_sound(path, stamp) is cut_off
+    (path,) = catalog.folder.glob("neighbours-*")
+    after = read_stamp(path)
+    assert after
+    assert is_sound(path, after) is cut_off
 
 
 def test_arrays_and_the_graph_of_a_catalog(store: Store, folder: Path, rows: np.ndarray) -> None:
