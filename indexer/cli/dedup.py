@@ -89,6 +89,9 @@ def dedup(
             return
         if plan is not None:
             opened.plan(report, plan)
+    if html is not None:  # before the lines, whose reader may leave early
+        pages.write_groups(report, html)
+        common.say(f"Wrote {html}")
     if as_json:
         for group in report:
             click.echo(jsonl.dumps(jsonl.group(group, report.recall)))
@@ -99,9 +102,6 @@ def dedup(
         for group in report:
             for line in text.group_lines(group):
                 click.echo(line)
-    if html is not None:
-        pages.write_groups(report, html)
-        common.say(f"Wrote {html}")
     for line in text.duplicates(report, plan):
         common.say(line)
 

@@ -55,6 +55,11 @@ def query(
             include_self=include_self,
             max_pixels=max_pixels,
         )
+    if html is not None:  # before the lines, whose reader may leave early
+        from ..render import html as pages
+
+        pages.write_gallery(results, html)
+        common.say(f"Wrote {html}")
     from ..render import jsonl, text
 
     for result in results:
@@ -67,10 +72,5 @@ def query(
         else:
             for line in text.match_lines(result.matches):
                 click.echo(f"{text.printable(result.query)}\t{line}" if len(named) > 1 else line)
-    if html is not None:
-        from ..render import html as pages
-
-        pages.write_gallery(results, html)
-        common.say(f"Wrote {html}")
     common.say_skipped(skipped)
     common.finish(skipped, len(results))

@@ -267,6 +267,10 @@ class Store(Connection):
         """Have another neighbour index go with what is stored."""
         with self.writing():
             self.sqlite.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('neighbours', ?)", [name])
+            self.sqlite.execute(  # where a build has come to its end, it still has
+                "UPDATE meta SET value = value + 1 WHERE key = 'finished' "
+                "AND value = (SELECT value FROM meta WHERE key = 'generation')"
+            )
 
     # -- what people said ------------------------------------------------------------------------------------------
 

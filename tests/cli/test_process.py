@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,26 @@ def test_a_reader_that_is_gone_is_no_error(built: Path) -> None:
     process.stdout.close()
     assert (process.stderr.read(), process.wait(60)) == ("", 141)
     process.stderr.close()
+
+
+def test_a_page_is_written_whoever_leaves(tmp_path: Path) -> None:
+    for name in ("cat.jpg", "copy.jpg"):
+        shutil.copy(PHOTOS / "cat.jpg", tmp_path / name)
+    subprocess.run([*INDEXER, "build", ".", "--model", str(EVA_TINY)], cwd=tmp_path, capture_output=True, check=True)
+    for command in (["query", "cat.jpg"], ["dedup"]):
+        process = subprocess.Popen(
+            [*INDEXER, *command, "--json", "--html", "page.html"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert b"page.html" in process.stderr.read()
+        assert process.wait(60) == 141
+        process.stderr.close()
+        assert b"</html>" in (tmp_path / "page.html").read_bytes()
+        (tmp_path / "page.html").unlink()
 
 
 def test_a_reader_that_has_seen_enough(built: Path) -> None:

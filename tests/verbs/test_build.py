@@ -51,6 +51,18 @@ def test_everything_is_added_and_then_unchanged(catalog: Catalog, pictures: Path
     assert fake.batches == []
 
 
+def test_a_build_that_finds_nothing_new_writes_nothing(
+    catalog: Catalog, pictures: Path, reopen: Callable[[], Catalog]
+) -> None:
+    catalog.build([pictures])
+    catalog.close()
+    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in catalog.folder.iterdir()}
+    with reopen() as opened:
+        opened.build([pictures])
+    after = {path.name: (path.stat().st_ino, path.read_bytes()) for path in catalog.folder.iterdir()}
+    assert {name for name in before | after if before.get(name) != after.get(name)} <= {"build.lock"}
+
+
 def test_a_build_that_finds_nothing_new_loads_no_model(
     catalog: Catalog, pictures: Path, reopen: Callable[[], Catalog]
 ) -> None:
