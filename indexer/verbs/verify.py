@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from ..errors import CatalogError
 from ..files import changing
-from ..neighbours.index import PATTERN, is_sound, read_stamp
+from ..neighbours.index import is_sound, path_of, read_stamp
 from ..records import BuildReport, VerifyReport
 from ..store import salvage, seal
 from ..store.checking import problems
@@ -23,9 +24,11 @@ def verify(folder: Path) -> VerifyReport:
     """Check the catalog of a folder without changing it.
 
     Every page of catalog.sqlite against the seal, SQLite's own check, the checksum of every row, the model ids, and
-    every neighbour file against its stamp.
+    the neighbour file against its stamp.
     """
-    found = [*_check_pages(folder), *_check_rows(folder), *_check_indexes(folder)]
+    index = _harmed_index(folder)
+    found = [*_check_pages(folder), *_check_rows(folder)]
+    found += [f"{index.name} is not as it was written"] if index else []
     notes = [] if (folder / seal.FILE).exists() else [UNSEALED]
     return VerifyReport(tuple(found), notes=tuple(notes))
 
@@ -33,7 +36,7 @@ def verify(folder: Path) -> VerifyReport:
 def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyReport:
     """Check, and mend what is found.
 
-    The neighbour files are made again from the vectors, the vectors from the pictures, and the rest from what is sound
+    The neighbour file is made again from the vectors, the vectors from the pictures, and the rest from what is sound
     in the damaged file and from the folders. build: brings the catalog in line with all its roots; it is given what its
     model was loaded from, where the catalog itself does not know any more.
     """
@@ -41,12 +44,10 @@ def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyRe
     if found.ok and not found.notes and not any(folder.glob("*.tmp")):
         return found
     repaired = []
-    for path in folder.glob(PATTERN):
-        stamp = read_stamp(path)
-        if stamp is None or not is_sound(path, stamp):
-            with changing(path):
-                path.unlink()
-            repaired.append(f"{path.name} was made again from the vectors")
+    if index := _harmed_index(folder):
+        with changing(index):
+            index.unlink()
+        repaired.append(f"{index.name} was made again from the vectors")
     store_harmed = any(problem.startswith(f"{FILE}:") or problem == GONE for problem in found.problems)
     model = salvage.salvage(folder) if store_harmed else None
     seal.break_it(folder / FILE)
@@ -97,11 +98,16 @@ def _check_rows(folder: Path) -> Iterator[str]:
         store.close()
 
 
-def _check_indexes(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.glob(PATTERN)):
-        stamp = read_stamp(path)
-        if (stamp is None or not is_sound(path, stamp)) and path.exists():  # a build may have put another in its place
-            yield f"{path.name} is not as it was written"
+def _harmed_index(folder: Path) -> Path | None:
+    """The neighbour file that goes with the store, where it is not as it was written. Any other is only left over."""
+    try:
+        with closing(Store.open(folder, readonly=True)) as store:
+            path = path_of(folder, store.neighbours)
+    except CatalogError:
+        return None
+    stamp = read_stamp(path)
+    harmed = stamp is None or not is_sound(path, stamp)
+    return path if harmed and path.exists() else None  # a build may have put another in its place
 
 
 def _drop_without_vector(folder: Path) -> list[str]:

@@ -75,6 +75,7 @@ KILLS = [
     ("changes", "stamp after", 1),
     ("changes", "index rename before", 1),
     ("changes", "index rename after", 1),
+    ("changes", "index named", 1),
     ("changes", "others removed", 1),
     ("changes", "refreshed", 1),
     ("changes", "seal rename before", 1),

@@ -26,7 +26,7 @@ FORMATS = sorted(path for path in Path(__file__).parent.iterdir() if path.name.s
 @pytest.fixture(params=FORMATS, ids=lambda path: path.name)
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of an old catalog."""
-    return Path(shutil.copytree(request.param, tmp_path / "catalog"))
+    return Path(shutil.copytree(request.param, tmp_path / "catalogs" / request.param.name))
 
 
 def test_the_present_format_is_pinned() -> None:
@@ -44,11 +44,22 @@ def test_it_answers(old: Path, tmp_path: Path) -> None:
             f"/home/somebody/pictures/{name}.png" for name in ("0", "1", "2", "3", "4", "copy")
         ]
         assert [skip.path for skip in catalog.skips()] == ["/home/somebody/pictures/broken.png"]
-        assert catalog.info().neighbours.covered == 5
         best = catalog.query(save_picture(tmp_path / "new.png", 3, size=(80, 60)), k=3)
         assert best[0].path.endswith("/3.png")
         assert best[0].score > 0.99
         assert len(best[0].image.labels) == 3
+
+
+def test_its_index_is_used_or_made_anew(old: Path, tmp_path: Path) -> None:
+    """Of the present format it is used; an older one belongs to the indexer that wrote it, and the next build ends it."""
+    (before,) = old.glob("neighbours-*")
+    with Catalog.open(old, loader=lambda _: FakeEmbedder(), readonly=True) as catalog:
+        assert catalog.info().neighbours.covered == (5 if old.name == f"v{FORMAT}" else 0)
+    with Catalog.open(old, loader=lambda _: FakeEmbedder()) as catalog:
+        catalog.build([save_picture(tmp_path / "new" / "0.png", 0)])
+        assert catalog.info().neighbours.covered == 5
+    (after,) = old.glob("neighbours-*")
+    assert (after == before) is (old.name == f"v{FORMAT}")
 
 
 def test_its_vectors_are_bit_for_bit_what_they_were(old: Path, tmp_path: Path) -> None:

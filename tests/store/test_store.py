@@ -67,10 +67,14 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 def test_a_damaged_vector_is_never_shown(catalog: Catalog, pictures: Path) -> None:
     catalog.build([pictures])
+    before = catalog.query(pictures / "a.png", k=6)
     conn = sqlite3.connect(catalog.folder / FILE)
     conn.execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 2")
     conn.commit()
     conn.close()
+    assert catalog.query(pictures / "a.png", k=6) == before  # the index has a sound copy
+    (index,) = catalog.folder.glob("neighbours-*")
+    index.unlink()
     with pytest.raises(CatalogDamaged, match="verify --repair"):
         catalog.query(pictures / "a.png", k=6)
 
