@@ -16,7 +16,7 @@ Places = npt.NDArray[np.int64]
 
 K = 10
 QUERIES = 500
-DEPTHS = (20, 50, 100, 200, 400)
+DEPTHS = (20, 30, 50, 75, 100, 150, 200, 400)
 # neighbours that are as near as the tenth are as good; float16 rows and another order of adding differ by less
 _SAME = 2e-5
 # from so many lists on, twice as many have to find this share more: else it is the codes that tell too little apart

@@ -51,7 +51,7 @@ def test_it_answers(old: Path, tmp_path: Path) -> None:
 
 
 def test_its_index_is_used_or_made_anew(old: Path, tmp_path: Path) -> None:
-    """Of the present format it is used; an older one belongs to the indexer that wrote it, and the next build ends it."""
+    """Of the present format it is used; an older one belongs to the indexer that wrote it."""
     (before,) = old.glob("neighbours-*")
     with Catalog.open(old, loader=lambda _: FakeEmbedder(), readonly=True) as catalog:
         assert catalog.info().neighbours.covered == (5 if old.name == f"v{FORMAT}" else 0)
