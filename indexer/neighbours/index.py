@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from ..errors import CatalogError
 from ..files import changing, replacement
-from ..halves import widened
+from ..halves import Half, widened
 from . import nominator
 from .choosing import FLAT, SAMPLE, lists_for
 from .nominator import Nominator
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-Half = npt.NDArray[np.float16]
 Block: TypeAlias = tuple[Ids, Ids, Half]
 """Vector ids, ascending, the content of each, and the vectors as they are stored, (N, dim)."""
 Advance = Callable[[str, int, int], None]

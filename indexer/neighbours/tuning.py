@@ -24,7 +24,7 @@ _ENOUGH, _GAIN = 1024, 0.001
 # so many neighbours say what share of them is found
 _FEWEST = 100
 # one candidate that is re-ranked takes the time of so many codes that are scanned
-_RERANK_COST = 128
+_RERANK_COST = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,10 +45,10 @@ MAX_TAIL_SHARE = 0.05
 OUTGROWN = 2
 # so few candidates are compared straight from the store
 FEW = 2000
-# queries that the index is asked at once, and numbers of their candidates; more take memory and save nothing
-QUERIES = 256
-NUMBERS = 4_000_000
-# numbers of candidates that are scored at once: they stay in the cache, and of EVA-L one statement reads them
+# queries that the index is asked at once, and candidates that it names for them
+QUERIES = 1024
+NAMED = 4_000_000
+# numbers of candidates that are scored at once: they nearly stay in the cache, and of EVA-L one statement finds them
 SCORED_NUMBERS = 900_000
 # the index ranks by float16 rows, the store by what it holds: so many more candidates make up for the difference
 SPARE = 2
@@ -228,7 +228,7 @@ class Nearest:
 
         contents: the only ones that may come, ascending. Fewer than k come only where there are fewer.
         """
-        step = max(1, min(QUERIES, NUMBERS // ((k + SPARE) * self.model.id.dim)))
+        step = max(1, min(QUERIES, NAMED // (k + SPARE)))
         parts = [queries[start : start + step] for start in range(0, len(queries), step)]
         if contents is not None and len(contents) <= FEW:
             found = [_nothing(part) for part in parts]
@@ -284,7 +284,8 @@ class Nearest:
         width = min(k, named.shape[1]) if there.all() else min(k, int(there.sum(axis=1).min(initial=k)))
         if width < min(k, named.shape[1]) and more:
             return None
-        scores = np.where(there, _scores(unit(halves)[where], queries), -np.inf)
+        candidates = unit(halves[where.ravel()]).reshape(*named.shape, halves.shape[1])
+        scores = np.where(there, _scores(candidates, queries), -np.inf)
         return _sorted(contents[where], scores, width)
 
 

@@ -393,6 +393,11 @@ def test_whatever_a_damaged_index_names_the_answer_is_true(
         (stamp.ids, np.arange(201, 3201).tobytes()),  # those of the tail
         (stamp.ids, rng.bytes(8 * 3000)),
         (stamp.ids + 8 * 500, bytes(8 * 500)),
+        (stamp.ids + 8 * 3000, np.full(3000, 7).tobytes()),  # contents
+        (stamp.ids + 8 * 3000, rng.integers(0, 3300, 3000).tobytes()),
+        (stamp.ids + 8 * 3000, np.arange(2, 3002).tobytes()),
+        (stamp.ids, np.roll(np.arange(1, 6001).reshape(2, 3000) % 3000 + 1, 5, axis=1).tobytes()),  # both alike
+        (stamp.ids + 16 * 3000, rng.bytes(4 * 1500)),  # checksums
         (header, np.full((3000, DIM), np.nan, np.float16).tobytes()),
         (header, rng.bytes(2 * DIM * 1500)),
     ]
