@@ -112,17 +112,19 @@ _TABLES = (
     )""",
 )
 
+# what a condition does not ask for is not looked up: a join would be, for every image that passes
 _PICTURES = """
 SELECT images.id AS image_id, images.content_id AS content_id,
     CAST(roots.path || '/' || images.path AS TEXT) AS path,
     contents.bytes AS bytes, contents.width AS width, contents.height AS height, lower(contents.format) AS format,
     contents.taken AS taken, contents.camera AS camera, lower(hex(contents.sha256)) AS sha256,
     images.mtime_ns / 1000000000.0 AS modified,
-    classes.description AS label, labels.probability AS probability
+    (SELECT description FROM models JOIN labels ON labels.content_id = images.content_id AND labels.model_id = models.id
+        JOIN classes ON classes.model_id = models.id AND classes.class = labels.class WHERE current = 1 AND rank = 1
+    ) AS label,
+    (SELECT probability FROM models JOIN labels ON labels.content_id = images.content_id AND labels.model_id = models.id
+        WHERE current = 1 AND rank = 1) AS probability
 FROM images
 JOIN roots ON roots.id = images.root_id
 JOIN contents ON contents.id = images.content_id
-LEFT JOIN models ON models.current = 1
-LEFT JOIN labels ON labels.content_id = contents.id AND labels.model_id = models.id AND labels.rank = 1
-LEFT JOIN classes ON classes.model_id = models.id AND classes.class = labels.class
 """
