@@ -161,6 +161,7 @@ def test_anything_but_a_condition_is_refused(filled: Catalog, pictures: Path, co
         "path LIKE '%)%' OR path LIKE '%('  OR 1",
         "format = 'png' AND (bytes > 10 AND (taken IS NULL))",
         "sha256 <> '' AND modified > 0 AND camera IS NULL AND probability > 0.1",
+        "label IN (SELECT label FROM pictures WHERE probability > 0.1)",
         "EXISTS (SELECT 1)",
     ],
 )
