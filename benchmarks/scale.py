@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000_000, 100_000_000])
     parser.add_argument("--dim", type=int, default=16)
     parser.add_argument("--kind", help="this structure, in place of all that the rule would try in turn")
-    parser.add_argument("--folder", type=Path, help="where the index is made; it takes 65 bytes a row or so")
+    parser.add_argument("--folder", type=Path, help="where the index is made; it takes 76 bytes a row or so")
     parser.add_argument("--step", choices=["build", "ask"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
