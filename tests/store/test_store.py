@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
-def test_a_damaged_vector_is_never_shown(catalog: Catalog, pictures: Path) -> None:
+def test_a_damaged_vector_is_never_shown(catalog: Catalog, pictures: Path, reopen: Callable[[], Catalog]) -> None:
     catalog.build([pictures])
     before = catalog.query(pictures / "a.png", k=6)
     conn = sqlite3.connect(catalog.folder / FILE)
@@ -75,8 +76,8 @@ def test_a_damaged_vector_is_never_shown(catalog: Catalog, pictures: Path) -> No
     assert catalog.query(pictures / "a.png", k=6) == before  # the index has a sound copy
     (index,) = catalog.folder.glob("neighbours-*")
     index.unlink()
-    with pytest.raises(CatalogDamaged, match="verify --repair"):
-        catalog.query(pictures / "a.png", k=6)
+    with reopen() as opened, pytest.raises(CatalogDamaged, match="verify --repair"):
+        opened.query(pictures / "a.png", k=6)
 
 
 def test_every_vector_comes_in_the_order_of_ids(catalog: Catalog, pictures: Path) -> None:
