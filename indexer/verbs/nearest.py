@@ -50,7 +50,7 @@ QUERIES = 1024
 NAMED = 4_000_000
 # numbers of candidates that are scored at once: they nearly stay in the cache, and of EVA-L one statement finds them
 SCORED_NUMBERS = 900_000
-# the index ranks by float16 rows, the store by what it holds: so many more candidates make up for the difference
+# the index ranks rows as they are stored, scores are of unit rows: so many more candidates make up for the difference
 SPARE = 2
 
 
@@ -178,9 +178,9 @@ def _drift(store: Store, model: StoredModel, stamp: Stamp, count: int) -> tuple[
 def _blocks(
     store: Store, model: StoredModel, progress: Callable[[Progress], None], after: int, done: int, count: int
 ) -> Iterator[Block]:
-    for ids, contents, rows in store.vectors.blocks(model, after):
-        yield ids, contents, rows
-        done += len(ids)
+    for block in store.vectors.blocks(model, after):
+        yield block
+        done += len(block[0])
         progress(Progress("index", min(done, count), count))
 
 
@@ -281,8 +281,9 @@ class Nearest:
         known[known] = np.isin(ids[known], self.store.vectors.living(contents[known], self.model))
         where = where.reshape(named.shape)
         there = known[where] & _first_of_each(named)
-        width = min(k, named.shape[1]) if there.all() else min(k, int(there.sum(axis=1).min(initial=k)))
-        if width < min(k, named.shape[1]) and more:
+        most = min(k, named.shape[1])
+        width = int(there.sum(axis=1).min(initial=most))
+        if width < most and more:
             return None
         candidates = unit(halves[where.ravel()]).reshape(*named.shape, halves.shape[1])
         scores = np.where(there, _scores(candidates, queries), -np.inf)

@@ -26,9 +26,12 @@ def verify(folder: Path) -> VerifyReport:
     Every page of catalog.sqlite against the seal, SQLite's own check, the checksum of every row, the model ids, and
     the neighbour file against its stamp.
     """
-    index = _harmed_index(folder)
+    return _checked(folder, _harmed_index(folder))
+
+
+def _checked(folder: Path, harmed: Path | None) -> VerifyReport:
     found = [*_check_pages(folder), *_check_rows(folder)]
-    found += [f"{index.name} is not as it was written"] if index else []
+    found += [f"{harmed.name} is not as it was written"] if harmed else []
     notes = [] if (folder / seal.FILE).exists() else [UNSEALED]
     return VerifyReport(tuple(found), notes=tuple(notes))
 
@@ -40,14 +43,15 @@ def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyRe
     in the damaged file and from the folders. build: brings the catalog in line with all its roots; it is given what its
     model was loaded from, where the catalog itself does not know any more.
     """
-    found = verify(folder)
+    harmed = _harmed_index(folder)
+    found = _checked(folder, harmed)
     if found.ok and not found.notes and not any(folder.glob("*.tmp")):
         return found
     repaired = []
-    if index := _harmed_index(folder):
-        with changing(index):
-            index.unlink()
-        repaired.append(f"{index.name} was made again from the vectors")
+    if harmed:
+        with changing(harmed):
+            harmed.unlink()
+        repaired.append(f"{harmed.name} was made again from the vectors")
     store_harmed = any(problem.startswith(f"{FILE}:") or problem == GONE for problem in found.problems)
     model = salvage.salvage(folder) if store_harmed else None
     seal.break_it(folder / FILE)

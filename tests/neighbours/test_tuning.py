@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from indexer.neighbours.index import NeighbourIndex
-from indexer.neighbours.tuning import _RERANK_COST as RERANK_COST
 from indexer.neighbours.tuning import DEPTHS, Exam, tune
 
 Recall = Callable[[int, int], float]
@@ -39,7 +38,7 @@ class Made:
         return found.effort, found.depth, found.recall
 
     def cost(self, pair: tuple[int, int]) -> float:
-        return pair[0] * 1_000_000 / self.most_effort + RERANK_COST * pair[1]
+        return pair[0] * 1_000_000 / self.most_effort + 64 * pair[1]
 
 
 def lists_and_codes(ceiling: float, blur: float) -> Recall:
