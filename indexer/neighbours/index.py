@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from ..errors import CatalogError
 from ..files import changing, replacement
-from ..halves import Half, widened
+from ..halves import Half, cosines, unit, widened
 from . import nominator
 from .choosing import FLAT, SAMPLE, lists_for
 from .nominator import Nominator
@@ -54,6 +54,8 @@ _CHECKED_BYTES = 128 << 20
 _ROWS = 8192
 # numbers that are compared at once: they stay in a core's cache
 _NUMBERS = 1 << 16
+# numbers of rows that are scored at once: twice that, as they are and widened, stays in the cache
+_SCORED_NUMBERS = 1 << 17
 # so few numbers are read sooner than the best of them are looked for, or than faiss is imported
 _FEW_NUMBERS = 40_000_000
 # queries that faiss compares with all rows one by one; more of them are a matrix product
@@ -127,16 +129,17 @@ class NeighbourIndex:
         """See Nominator.most_effort."""
         return self._nominator.most_effort if self._nominator else 1
 
-    def search(self, queries: Vectors, k: int, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
-        """The k best vector ids for each query, best first: scores (N, k) and ids (N, k).
+    def search(self, queries: Vectors, k: int, allowed: Ids | None = None, *, spare: int = 0) -> tuple[Vectors, Ids]:
+        """The k best vector ids for each query and some to spare, best first: scores and ids, both (N, k + spare).
 
         queries: float32, (N, dim), unit rows. allowed: the only contents whose vectors may come.
-        Where there are fewer than k, fewer columns come back. There is a gap, an id of -1, only where rows are damaged.
+        Where there are fewer, fewer columns come back. There is a gap, an id of -1, only where rows are damaged.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         places = None if allowed is None else np.flatnonzero(np.isin(self._contents, allowed))
         count = self.stamp.covered if places is None else len(places)
-        k = min(k, count)
+        depth = min(self.stamp.depth * max(k, 10) // 10, self.stamp.depth + 4 * k)
+        k = min(k + spare, count)
         if k < 1:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         few = places is not None and count * self.stamp.dim <= _FEW_NUMBERS
@@ -144,23 +147,33 @@ class NeighbourIndex:
             scores, found = self.exact(queries, k, places)
         else:
             effort = -(-self.stamp.effort * self.stamp.covered // count)
-            depth = min(self.stamp.depth * max(k, 10) // 10, self.stamp.depth + 4 * k)
             scores, found = self.nominate(queries, k, effort, depth, places)
             short = found[:, -1] < 0  # too little lay in the lists that were looked into
             if short.any():
                 scores[short], found[short] = self.exact(queries[short], k, places)
         return scores, np.where(found < 0, -1, self._ids[found])
 
-    def stored(self, ids: Ids) -> tuple[Ids, Half, npt.NDArray[np.bool_]]:
-        """The content of each of some vectors (N,), the vectors as the store held them (N, dim), and which are known.
+    def scored(self, ids: Ids, queries: Vectors) -> tuple[Ids, Vectors, npt.NDArray[np.bool_]]:
+        """Of some vectors for each query: contents, cosines as they come from the store's vectors, which are known.
 
-        What is not known is zero: an id that is not here, or a row that is not what was written.
+        ids, and all that is returned: (N, k); queries: (N, dim), unit rows. Not known is an id that is not here, and a
+        row that is not what was written.
         """
         places = np.minimum(np.searchsorted(self._ids, ids), self.stamp.covered - 1)
-        contents, rows = self._contents[places], self._halves_at(places)
-        known = (self._ids[places] == ids) & (self._checksums[places] == _checksums(ids, contents, rows))
-        contents[~known], rows[~known] = 0, 0
-        return contents, rows, known
+        contents, known = self._contents[places], self._ids[places] == ids
+        scores = np.empty(ids.shape, np.float32)
+        each, dim = ids.shape[1], self.stamp.dim
+        step = max(1, _SCORED_NUMBERS // max(each * dim, 1))
+        rows = np.empty((min(step, len(ids)) * each, dim), np.float32)
+        for start in range(0, len(ids), step):
+            part = slice(start, start + step)
+            where, shape = places[part].ravel(), ids[part].shape
+            halves = self._halves_at(where)
+            sound = self._checksums[where] == _checksums(ids[part].ravel(), contents[part].ravel(), halves)
+            halves[~sound] = 0
+            known[part] &= sound.reshape(shape)
+            scores[part] = cosines(unit(halves, rows[: len(halves)]).reshape(*shape, dim), queries[part])
+        return contents, scores, known
 
     def attuned(self, k: int, least: float) -> NeighbourIndex:
         """The same for who asks for vectors of the index itself, and for neighbours at least this alike only.
@@ -242,7 +255,8 @@ class NeighbourIndex:
 
     def _halves_at(self, places: Ids | slice) -> Half:
         # faiss's header has an odd length: in the file itself numbers lie across words, and are read slowly
-        return self._rows[places].copy().view(np.float16)
+        rows = self._rows[places]
+        return (rows.copy() if isinstance(places, slice) else rows).view(np.float16)
 
 
 def _best(scores: Vectors, k: int) -> tuple[Vectors, Ids]:

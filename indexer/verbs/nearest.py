@@ -1,7 +1,7 @@
 """Nearest neighbours of vectors: the index nominates, the store decides. Keeps the index in step with the store.
 
 What the index covers is scored by its own copy of what the store holds, each row of it proven by a checksum, so that of
-the store only what is still there is looked up, in an index of SQLite's.
+the store only what is still there is looked up, in an index of SQLite's, or counted where that is less.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..halves import unit
+from ..halves import cosines, unit
 from ..neighbours.choosing import FLAT, Wish, structures
 from ..neighbours.index import (
     Block,
@@ -48,8 +48,8 @@ FEW = 2000
 # queries that the index is asked at once, and candidates that it names for them
 QUERIES = 1024
 NAMED = 4_000_000
-# numbers of candidates that are scored at once: they nearly stay in the cache, and of EVA-L one statement finds them
-SCORED_NUMBERS = 900_000
+# vectors that the store counts while it looks one up
+COUNTED = 8
 # the index ranks rows as they are stored, scores are of unit rows: so many more candidates make up for the difference
 SPARE = 2
 
@@ -195,6 +195,7 @@ class IndexFiles:
         self.folder = folder
         self._open: NeighbourIndex | None = None
         self._opened: tuple[object, ...] = ()
+        self._counting = _Counting(-1)
 
     def fitting(self, store: Store, model: StoredModel) -> NeighbourIndex | None:
         """The one that goes with the store, if it is sound; open it within Store.snapshot()."""
@@ -210,7 +211,31 @@ class IndexFiles:
         which = (path, stamp, status.st_ino, status.st_mtime_ns, checked)
         if which != self._opened:
             self._open, self._opened = open_index(path, stamp, checked=checked), which
+            self._counting = _Counting(-1)
         return self._open
+
+    def is_whole(self, store: Store, model: StoredModel, asked: int) -> bool:
+        """Whether the store is known to have all that the open index covers; so many more would be looked up else.
+
+        It is counted once a generation, as soon as that takes no longer than what was looked up.
+        """
+        assert self._open is not None
+        counting, stamp = self._counting, self._open.stamp
+        if counting.generation != store.generation:
+            counting = self._counting = _Counting(store.generation)
+        counting.asked += asked
+        if counting.whole is None and counting.asked * COUNTED >= stamp.covered:
+            counting.whole = _drift(store, model, stamp, store.vectors.span(model)[0])[1] == 0
+        return counting.whole is True
+
+
+@dataclass(slots=True)
+class _Counting:
+    """What was asked of a generation, and whether it has all that the index covers, once that was counted."""
+
+    generation: int
+    asked: int = 0
+    whole: bool | None = None
 
 
 class Nearest:
@@ -219,6 +244,7 @@ class Nearest:
     def __init__(self, store: Store, files: IndexFiles, model: StoredModel) -> None:
         """Where there is no sound index file, every search is exact."""
         self.store = store
+        self.files = files
         self.model = model
         self.index = files.fitting(store, model)
         self._covered = 0 if self.index is None else self.index.stamp.last
@@ -254,11 +280,11 @@ class Nearest:
         if self.index is None:
             return [_nothing(part) for part in parts]
         found: dict[int, Neighbours] = {}
-        waiting, wanted = list(range(len(parts))), k + SPARE
+        waiting, wanted = list(range(len(parts))), k
         while waiting:
             with closing(_named(self.index, [parts[i] for i in waiting], wanted, contents)) as named:
                 for i, ids in zip(waiting, named, strict=True):
-                    scored = self._scored(parts[i], ids, k, more=ids.shape[1] == wanted)
+                    scored = self._scored(parts[i], ids, k, more=ids.shape[1] == wanted + SPARE)
                     if scored is not None:
                         found[i] = scored
             waiting = [i for i in waiting if i not in found]
@@ -266,37 +292,29 @@ class Nearest:
         return [found[i] for i in range(len(parts))]
 
     def _scored(self, queries: Vectors, named: Ids, k: int, *, more: bool) -> Neighbours | None:
-        """The same of nominated vectors, None where too many of them are gone and more can be named."""
-        step = max(1, SCORED_NUMBERS // max(named.shape[1] * self.model.id.dim, 1))
-        slices = [slice(start, start + step) for start in range(0, len(queries), step)]
-        parts = [self._scored_at_once(queries[part], named[part], k, more=more) for part in slices]
-        found = [part for part in parts if part is not None]
-        return _joined(found) if len(found) == len(parts) else None
+        """The same of nominated vectors, None where too many of them are gone and more can be named.
 
-    def _scored_at_once(self, queries: Vectors, named: Ids, k: int, *, more: bool) -> Neighbours | None:
-        """The same of a few. A damaged index may name anything: unknown, gone or double does not count."""
+        A damaged index may name anything: unknown, gone or double does not count.
+        """
         assert self.index is not None
-        ids, where = np.unique(named, return_inverse=True)
-        contents, halves, known = self.index.stored(ids)
-        known[known] = np.isin(ids[known], self.store.vectors.living(contents[known], self.model))
-        where = where.reshape(named.shape)
-        there = known[where] & _first_of_each(named)
+        contents, scores, there = self.index.scored(named, queries)
+        there &= _first_of_each(named)
+        if not self.files.is_whole(self.store, self.model, named.size):
+            there[there] = np.isin(named[there], self.store.vectors.living(contents[there], self.model))
         most = min(k, named.shape[1])
         width = int(there.sum(axis=1).min(initial=most))
         if width < most and more:
             return None
-        candidates = unit(halves[where.ravel()]).reshape(*named.shape, halves.shape[1])
-        scores = np.where(there, _scores(candidates, queries), -np.inf)
-        return _sorted(contents[where], scores, width)
+        return _sorted(contents, np.where(there, scores, -np.inf), width)
 
 
 def _named(index: NeighbourIndex, parts: Sequence[Vectors], k: int, allowed: Ids | None) -> Generator[Ids, None, None]:
-    """What the index names for some queries, and for others: while one part is scored, it works on the next."""
+    """The k, and some to spare, that the index names for each part; while one is scored, it works on the next."""
     if len(parts) == 1:
-        yield index.search(parts[0], k, allowed)[1]
+        yield index.search(parts[0], k, allowed, spare=SPARE)[1]
         return
     with ThreadPoolExecutor(1, "index") as thread:
-        yield from thread.map(lambda queries: index.search(queries, k, allowed)[1], parts)
+        yield from thread.map(lambda queries: index.search(queries, k, allowed, spare=SPARE)[1], parts)
 
 
 def graph(store: Store, files: IndexFiles, model: StoredModel, k: int) -> Graph:
@@ -327,16 +345,7 @@ def _best(contents: Ids, rows: Vectors, queries: Vectors, k: int) -> Neighbours:
     places = np.broadcast_to(np.arange(len(rows)), (len(queries), len(rows)))
     if len(rows) > k:
         places = np.argpartition(-(queries @ rows.T), k, axis=1)[:, :k]
-    return _sorted(contents[places], _scores(rows[places], queries), k)
-
-
-def _scores(candidates: Vectors, queries: Vectors) -> Vectors:
-    """Cosines of unit candidates (N, k, dim) with their queries (N, dim).
-
-    Unlike a matrix product, this gives two vectors the same score in any company.
-    """
-    scores: Vectors = np.einsum("nkd,nd->nk", candidates, queries)
-    return np.clip(scores, -1.0, 1.0)
+    return _sorted(contents[places], cosines(rows[places], queries), k)
 
 
 def _first_of_each(named: Ids) -> npt.NDArray[np.bool_]:

@@ -140,7 +140,7 @@ def test_many_queries_at_once(
 ) -> None:
     """However many the index is asked at once, and however many candidates are scored at once."""
     monkeypatch.setattr(nearest, "QUERIES", at_once)
-    monkeypatch.setattr(nearest, "SCORED_NUMBERS", numbers)
+    monkeypatch.setattr("indexer.neighbours.index._SCORED_NUMBERS", numbers)
     assert stamp_of(store).kind == LISTS
     queries = made(1, 600)
     found = search(store, queries, 10)
@@ -281,6 +281,38 @@ def test_what_is_gone_never_comes_and_k_stays_k(
     assert_near_exact(search(store, queries, 4000), rows[kept], kept + 1, queries, 4000, 0.999)
 
 
+def test_what_is_left_is_counted_once_a_generation_where_looking_it_up_would_take_longer(
+    store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "QUERIES", 7)
+    asked: list[str] = []
+    count_calls(monkeypatch, "living", asked)
+    count_calls(monkeypatch, "span", asked)
+    model = store.model()
+    assert model
+    files = IndexFiles(store.path.parent)
+
+    def found(queries: np.ndarray) -> nearest.Neighbours:
+        with store.snapshot():
+            return nearest.Nearest(store, files, model).search(queries, 10)
+
+    queries = rows[:100]
+    few = found(queries[:21])
+    assert asked == ["living"] * 3
+    every = found(queries)
+    assert asked == ["living"] * 4 + ["span"]  # of 375 candidates or more
+    assert np.array_equal(few.ids, every.ids[:21])
+    assert np.array_equal(found(queries).ids, every.ids)
+    assert len(asked) == 5
+    gone = np.arange(0, 100, 2)
+    forget(store, gone.tolist())
+    kept = np.setdiff1d(np.arange(3000), gone)
+    for _ in range(2):
+        assert_near_exact(found(queries), rows[kept], kept + 1, queries, 10)
+    assert asked[5:].count("span") == 1
+    assert asked[5:].count("living") >= 30  # a part is asked again where too many of what it named are gone
+
+
 def test_a_tail_is_merged_without_training(store: Store, rows: np.ndarray) -> None:
     before = stamp_of(store)
     more = made(2, 500)
@@ -378,7 +410,7 @@ def test_whatever_a_damaged_index_names_the_answer_is_true(
 ) -> None:
     """It may lack a neighbour: no score is wrong, nothing comes twice, nothing that a filter has ruled out."""
     monkeypatch.setattr(nearest, "FEW", 0)
-    monkeypatch.setattr(nearest, "SCORED_NUMBERS", 12 * DIM * 7)
+    monkeypatch.setattr("indexer.neighbours.index._SCORED_NUMBERS", 12 * DIM * 7)
     monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
     refresh(store, Wish(kind, recall=0.97))
     add(store, made(2, 200), 3000)
