@@ -23,8 +23,8 @@ demo: $(READY)  ## build a catalog of data/photos and edited copies, query it, f
 	$(BIN)/indexer dedup --catalog $(DEMO)/catalog --plan $(DEMO)/plan.json --html $(DEMO)/groups.html > $(DEMO)/groups.txt
 	@echo "Open $(DEMO)/gallery.html and $(DEMO)/groups.html in a browser."
 
-test: lint  ## check style and types, and run the tests
-	$(BIN)/python -m pytest
+test: lint  ## check style and types, and run the tests, two files at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-all: lint  ## the same with what takes minutes: EVA-L, large collections
 	$(BIN)/python -m pytest -m 'not gpu'
