@@ -215,9 +215,10 @@ class IndexFiles:
         return self._open
 
     def is_whole(self, store: Store, model: StoredModel, asked: int) -> bool:
-        """Whether the store is known to have all that the open index covers; so many more would be looked up else.
+        """Whether the store is known to have all that the open index covers.
 
-        It is counted once a generation, as soon as that takes no longer than what was looked up.
+        asked: vectors that are looked up if it is not. All are counted once a generation, as soon as that takes no
+        longer than looking up what was asked for so far.
         """
         assert self._open is not None
         counting, stamp = self._counting, self._open.stamp
