@@ -382,8 +382,8 @@ def harmed(data: bytes, start: int, end: int, rng: np.random.Generator) -> bytes
     return data[:place] + chosen + data[place + len(chosen) :]
 
 
-def use(path: Path, queries: np.ndarray) -> None:
-    """Search an index in every way, or find that it is damaged: what it names may be wrong, but nothing else."""
+def use(path: Path, queries: np.ndarray, rows: np.ndarray) -> None:
+    """Search an index in every way, or find that it is damaged: what it names may be wrong, but no score is."""
     found = find_index(path.parent, "c", "m")
     index = open_index(*found) if found else None
     if index is None:
@@ -393,6 +393,10 @@ def use(path: Path, queries: np.ndarray) -> None:
             _, ids = index.search(many, 10, allowed)
             assert len(ids) == len(many)
             assert allowed is not None or ids.shape[1] == 10
+            contents, scores, known = index.scored(ids, many)
+            assert np.array_equal(contents[known], ids[known])
+            true = np.einsum("nd,nd->n", many[np.nonzero(known)[0]], rows[contents[known] - 10])
+            assert np.allclose(scores[known], true, atol=1e-3)
 
 
 KINDS = (FLAT, LISTS, "IVF64,SQ8", "HNSW16,SQ8", "IVF64,RaBitQ", "PCAR16,IVF64,PQ16x4fsr")
@@ -422,7 +426,7 @@ def damaged_everywhere(folder: Path, rows: np.ndarray, kind: str, count: int) ->
     for number in range(count):
         damaged = harmed(data, *parts[number % len(parts)], rng)
         path.write_bytes(damaged)
-        if fork(lambda: use(path, queries)):
+        if fork(lambda: use(path, queries, rows)):
             (folder / "harmful").write_bytes(damaged)
             pytest.fail(f"{folder / 'harmful'}, part {parts[number % len(parts)]}")
 
