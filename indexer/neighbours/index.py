@@ -42,7 +42,7 @@ Block: TypeAlias = tuple[Ids, Ids, Half]
 Advance = Callable[[str, int, int], None]
 """Told the stage ('index', 'train' or 'measure'), how much of it is done, and of how much."""
 
-MAGIC = b"IDXNBRS2"
+MAGIC = b"IDXNBRS3"
 PATTERN = "neighbours-*.faiss"
 # of a row: its two ids and its checksum
 _NUMBER_BYTES = 8 + 8 + 4
@@ -298,8 +298,9 @@ def _selecting(places: Ids | None, count: int) -> Iterator[Any]:
 
 
 def _checksums(ids: Ids, contents: Ids, rows: Half) -> npt.NDArray[np.uint32]:
-    """Of each row, (N,): CRC-32 of its bytes, begun with what its ids come to."""
-    begun = (ids.astype(np.uint64) * _SPREAD + contents.astype(np.uint64)).astype(np.uint32)
+    """Of each row, (N,): CRC-32 of its bytes, begun with what all bits of its ids come to."""
+    mixed = ids.astype(np.uint64) * _SPREAD + contents.astype(np.uint64)
+    begun = (mixed ^ (mixed >> np.uint64(32))).astype(np.uint32)
     data, size = rows.view(np.uint8).reshape(-1).data, rows.itemsize * rows.shape[1]
     each = (zlib.crc32(data[i * size : (i + 1) * size], start) for i, start in enumerate(begun.tolist()))
     return np.fromiter(each, np.uint32, len(rows))
