@@ -154,10 +154,10 @@ class NeighbourIndex:
         return scores, np.where(found < 0, -1, self._ids[found])
 
     def scored(self, ids: Ids, queries: Vectors) -> tuple[Ids, Vectors, npt.NDArray[np.bool_]]:
-        """Of some vectors for each query: contents, cosines as they come from the store's vectors, which are known.
+        """Of some vectors for each query: their contents, their cosines with it, and which of them are known.
 
-        ids, and all that is returned: (N, k); queries: (N, dim), unit rows. Not known is an id that is not here, and a
-        row that is not what was written.
+        ids, and all that is returned: (N, k); queries: (N, dim), unit rows. Cosines are those of the rows as the store
+        held them. Not known is an id that is not here, and a row that is not what was written.
         """
         places = np.minimum(np.searchsorted(self._ids, ids), self.stamp.covered - 1)
         contents, known = self._contents[places], self._ids[places] == ids
