@@ -1,6 +1,7 @@
 """Float16 rows as float32: exactly, in steps over many numbers; without AVX-512 NumPy does it one number at a time.
 
-What is stored and indexed is float16, so every exact search and every pair goes through here.
+And how unit rows are compared. What is stored and indexed is float16, so every exact search and every pair goes
+through here.
 """
 
 from __future__ import annotations

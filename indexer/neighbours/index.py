@@ -138,6 +138,7 @@ class NeighbourIndex:
         queries = np.ascontiguousarray(queries, np.float32)
         places = None if allowed is None else np.flatnonzero(np.isin(self._contents, allowed))
         count = self.stamp.covered if places is None else len(places)
+        k = min(k, count)
         depth = min(self.stamp.depth * max(k, 10) // 10, self.stamp.depth + 4 * k)
         k = min(k + spare, count)
         if k < 1:

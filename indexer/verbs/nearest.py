@@ -211,7 +211,6 @@ class IndexFiles:
         which = (path, stamp, status.st_ino, status.st_mtime_ns, checked)
         if which != self._opened:
             self._open, self._opened = open_index(path, stamp, checked=checked), which
-            self._counting = _Counting(-1)
         return self._open
 
     def is_whole(self, store: Store, model: StoredModel, asked: int) -> bool:

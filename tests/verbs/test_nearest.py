@@ -149,9 +149,10 @@ def test_many_queries_at_once(
     assert (one.ids[0].tolist(), one.scores[0].tolist()) == (found.ids[7].tolist(), found.scores[7].tolist())
 
 
-def test_all_of_them(store: Store, rows: np.ndarray) -> None:
-    found = search(store, rows[:3], 5000)
-    assert_near_exact(found, rows, np.arange(1, 3001), rows[:3], 5000, 0.999)
+@pytest.mark.parametrize("k", [5000, 10**12])
+def test_all_of_them(store: Store, rows: np.ndarray, k: int) -> None:
+    found = search(store, rows[:3], k)
+    assert_near_exact(found, rows, np.arange(1, 3001), rows[:3], k, 0.999)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.05, 0.001])
