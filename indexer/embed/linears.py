@@ -114,9 +114,10 @@ class Int8Linears(_Linears):
         if known is None:
             known = self._quantised[weight] = _quantise(weight)
         rows = input.reshape(-1, input.shape[-1])  # (R, in)
-        low, high = rows.aminmax(dim=1, keepdim=True)
+        # aminmax() gives both, and takes twenty times as long: it goes number by number
+        low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
         step = ((high - low) / _LARGEST_ACTIVATION).clamp_min_(_TINY)
-        whole = ((rows - low) / step).round_().to(torch.uint8)
+        whole = (rows - low).div_(step).round_().to(torch.uint8)
         product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             whole, 1.0, 0, known.packed, known.steps, known.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
