@@ -14,7 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -58,6 +58,8 @@ _NUMBERS = 1 << 16
 _SCORED_NUMBERS = 1 << 17
 # so few numbers are read sooner than the best of them are looked for, or than faiss is imported
 _FEW_NUMBERS = 40_000_000
+# how many numpy compares while faiss is imported, which then compares them in a fifth of the time
+_IMPORT_NUMBERS = 200_000_000
 # queries that faiss compares with all rows one by one; more of them are a matrix product
 _FEW_QUERIES = 16
 # vectors that are asked for to see what alike neighbours take
@@ -107,22 +109,23 @@ class NeighbourIndex:
     def __init__(self, path: Path, stamp: Stamp, structure: Nominator | None) -> None:
         """Use open_index()."""
         self.stamp = stamp
+        self._path = path
+        self._compared = 0  # numbers, by numpy
         count = stamp.covered
         numbers = _mapped(path, stamp.ids, _NUMBER_BYTES * count)
         self._ids: Ids = numbers[: 8 * count].view(np.int64)
         self._contents: Ids = numbers[8 * count : 16 * count].view(np.int64)
         self._checksums = numbers[16 * count :].view(np.uint32)
         self._nominator = structure
+        self._plane: faiss.IndexScalarQuantizer | None = None
         if structure is None and count * stamp.dim <= _FEW_NUMBERS:
-            rows = _mapped(path, stamp.rows, count * 2 * stamp.dim)
+            self._rows = _mapped(path, stamp.rows, count * 2 * stamp.dim).reshape(count, 2 * stamp.dim)
         else:
+            self._open_plane()
+        if structure is not None:
             import faiss
 
-            self._plane = _read_plane(path, stamp)
-            rows = faiss.rev_swig_ptr(self._plane.codes.data(), self._plane.codes.size())  # mapped once, not twice
-            if structure is not None:
-                self._refine = faiss.IndexRefine(structure.index, self._plane)
-        self._rows = rows.reshape(count, 2 * stamp.dim)
+            self._refine = faiss.IndexRefine(structure.index, self._plane)
 
     @property
     def most_effort(self) -> int:
@@ -194,8 +197,8 @@ class NeighbourIndex:
         """The k best of all rows, or of those at some places: scores and places, both (N, k)."""
         count = self.stamp.covered if places is None else len(places)
         few = count * self.stamp.dim <= _FEW_NUMBERS
-        if few and len(queries) < _FEW_QUERIES:
-            scores, found = _best(self._compared(queries, places, count), k)
+        if few and len(queries) < _FEW_QUERIES and (places is not None or not self._has_plane()):
+            scores, found = _best(self._compare(queries, places, count), k)
             return scores, found if places is None else np.where(found < 0, -1, places[found])
 
         import faiss
@@ -204,6 +207,7 @@ class NeighbourIndex:
             scores, found = faiss.knn(queries, self.rows_at(places), k, faiss.METRIC_INNER_PRODUCT)
             return scores, np.where(found < 0, -1, places[found])
         if places is not None or len(queries) < _FEW_QUERIES:
+            assert self._plane is not None
             with _selecting(places, self.stamp.covered) as selector:
                 parameters = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
                 return self._plane.search(queries, k, params=parameters)
@@ -234,7 +238,27 @@ class NeighbourIndex:
             )
             return self._refine.search(queries, k, params=parameters)
 
-    def _compared(self, queries: Vectors, places: Ids | None, count: int) -> Vectors:
+    def _has_plane(self) -> bool:
+        """Whether faiss is to compare all rows: as soon as numpy has taken as long as importing it takes.
+
+        Where the file has been deleted or damaged since, numpy goes on with what it has mapped.
+        """
+        if self._plane is None and self._compared <= _IMPORT_NUMBERS:
+            self._compared += self.stamp.covered * self.stamp.dim
+            if self._compared > _IMPORT_NUMBERS and is_usable(self._path, self.stamp):
+                with suppress(RuntimeError):
+                    self._open_plane()
+        return self._plane is not None
+
+    def _open_plane(self) -> None:
+        """Have faiss open the rows, which are mapped once for all then."""
+        import faiss
+
+        self._plane = _read_plane(self._path, self.stamp)
+        rows = faiss.rev_swig_ptr(self._plane.codes.data(), self._plane.codes.size())
+        self._rows = rows.reshape(self.stamp.covered, 2 * self.stamp.dim)
+
+    def _compare(self, queries: Vectors, places: Ids | None, count: int) -> Vectors:
         """Scores of all rows, or of those at some places, (N, count); what is no number is the least there is."""
         scores = np.empty((len(queries), count), np.float32)
         step = max(1, _NUMBERS // self.stamp.dim)

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 
 from indexer import CatalogError, InvalidArgument
+from indexer.halves import unit
 from indexer.neighbours import tuning
 from indexer.neighbours.choosing import FLAT
 from indexer.neighbours.index import (
@@ -42,8 +44,8 @@ DIM = 32
 @pytest.fixture
 def rows() -> np.ndarray:
     made = np.random.default_rng(0).standard_normal((500, DIM)).astype(np.float32)
-    unit: np.ndarray = made / np.linalg.norm(made, axis=1, keepdims=True)
-    return unit
+    of_length_1: np.ndarray = made / np.linalg.norm(made, axis=1, keepdims=True)
+    return of_length_1
 
 
 def write(folder: Path, rows: np.ndarray, *kinds: str, **changes: object) -> Stamp:
@@ -103,6 +105,37 @@ def test_however_many_rows_are_asked_for_at_once_the_same_are_found(
         assert np.array_equal(ids, expected + 10)
         assert np.allclose(scores, np.take_along_axis(products, expected, axis=1), atol=1e-5)
     assert sorted(index.search(rows[:count], 1000)[1][0].tolist()) == list(range(10, 510))
+
+
+@pytest.mark.parametrize("file", ["as it was", "deleted", "another"])
+def test_who_asks_often_is_answered_by_faiss_where_the_file_is_still_there(
+    tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    write(tmp_path, rows)
+    index = opened(tmp_path)
+    by_numpy: list[int] = []
+    compare = NeighbourIndex._compare
+
+    def noted(self: NeighbourIndex, queries: np.ndarray, *rest: Any) -> np.ndarray:
+        by_numpy.append(len(queries))
+        return compare(self, queries, *rest)
+
+    monkeypatch.setattr(NeighbourIndex, "_compare", noted)
+    monkeypatch.setattr("indexer.neighbours.index._IMPORT_NUMBERS", 3 * rows.size)
+    (path,) = tmp_path.iterdir()
+    if file != "as it was":
+        path.unlink()
+    if file == "another":
+        path.write_bytes(bytes(100_000))
+    expected = np.argsort(-(rows[:20] @ index.rows_at(slice(None)).T), axis=1)[:, :10] + 10
+    for i in range(20):
+        ids = index.search(rows[i : i + 1], 10)[1]
+        assert np.array_equal(ids[0], expected[i])
+        contents, scores, known = index.scored(ids, rows[i : i + 1])
+        assert known.all()
+        assert np.array_equal(contents, ids)
+        assert np.allclose(scores, rows[i] @ unit(rows[ids[0] - 10].astype(np.float16)).T, atol=1e-6)
+    assert len(by_numpy) == (3 if file == "as it was" else 20)
 
 
 @pytest.mark.parametrize("few", [1 << 30, 0])
