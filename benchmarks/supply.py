@@ -103,7 +103,7 @@ def serve() -> None:
     pixels = np.zeros((*SPEC.size, 3), np.uint8)
     known = Fingerprint(bytes(DIGEST_BYTES), bytes(SIGNATURE_BYTES))
 
-    def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Prepared:
+    def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits, exact: bool) -> Prepared:
         return Prepared(pixels, PictureInfo(*SPEC.size, kind), known)
 
     workers.serve(answer)

@@ -66,6 +66,27 @@ def test_photos_at_the_sizes_of_the_zoo(name: str, side: int) -> None:
     assert np.array_equal(fit(picture, spec), of_timm(picture, spec))
 
 
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(size=ASPECTS, spec=SPECS)
+def test_what_need_not_be_exact_is_nearly_the_same(size: tuple[int, int], spec: Preprocess) -> None:
+    """Even of noise, which moves by 40 levels where a pixel moves by one."""
+    exact, nearly = (fit(noise(*size), spec, exact=exact).astype(int) for exact in (True, False))
+    assert nearly.shape == exact.shape
+    assert np.abs(nearly - exact).mean() < 4
+
+
+@pytest.mark.parametrize("times", [1, 3, 8])
+@pytest.mark.parametrize("spec", [Preprocess((196, 196)), Preprocess((64, 48), "lanczos", 0.9, "squash")], ids=repr)
+def test_of_a_photo_it_is_the_same_to_a_level(spec: Preprocess, times: int) -> None:
+    with Image.open(PHOTOS / "cat.jpg") as opened:
+        picture = opened.convert("RGB")
+    picture = picture.resize((times * picture.width, times * picture.height), Image.Resampling.BICUBIC)
+    exact, nearly = (fit(picture, spec, exact=exact).astype(int) for exact in (True, False))
+    apart = np.abs(nearly - exact)
+    assert apart.mean() < 0.4
+    assert apart.max() <= 2
+
+
 @pytest.mark.parametrize("short", [1, 2, 3, 7])
 @pytest.mark.parametrize("ratio", [33, 40, 40.5, 77])
 @pytest.mark.parametrize("upright", [True, False])

@@ -92,6 +92,11 @@ class Embedder(Protocol):
         """The k most probable classes of pictures of any size."""
 
 
+def is_exact(embedder: Embedder) -> bool:
+    """Whether its vectors deserve the last bit of the pixels: other precisions round more than resizing could."""
+    return embedder.precision == "fp32"
+
+
 def located(model: str) -> str:
     """A model's name, or the whole path of its folder, so that it is found from everywhere."""
     folder = os.path.expanduser(model)

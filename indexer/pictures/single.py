@@ -19,13 +19,16 @@ _AHEAD = 16
 
 
 def prepare_each(
-    paths: Sequence[bytes], preprocess: Preprocess, limits: Limits
+    paths: Sequence[bytes], preprocess: Preprocess, limits: Limits, exact: bool = True
 ) -> Generator[Prepared | PictureError, None, None]:
-    """Read, decode and fit any number of files, in order, a few ahead; an error in the place of a picture."""
+    """Read, decode and fit any number of files, in order, a few ahead; an error in the place of a picture.
+
+    exact: see fit().
+    """
     if not paths:
         return
     waiting: deque[Future[Prepared] | PictureError] = deque()
-    with Decoders(preprocess, min(len(paths), os.cpu_count() or 1), limits) as decoders:
+    with Decoders(preprocess, min(len(paths), os.cpu_count() or 1), limits, exact) as decoders:
         for path in paths:
             try:
                 content = read_path(path)
@@ -49,15 +52,18 @@ def _outcome(future: Future[Prepared] | PictureError) -> Prepared | PictureError
 
 def thumbnails(paths: Sequence[str], side: int) -> list[bytes | None]:
     """A JPEG of at most side x side pixels for each picture, None where it cannot be had (any more)."""
-    return [None if pixels is None else _jpeg(pixels) for pixels in shrunk(paths, side)]
+    return [None if pixels is None else _jpeg(pixels) for pixels in shrunk(paths, side, exact=False)]
 
 
-def shrunk(paths: Sequence[str], side: int) -> list[Pixels | None]:
-    """Every picture with its longer side made this long, uint8 RGB (H, W, 3); None where it cannot be had any more."""
+def shrunk(paths: Sequence[str], side: int, *, exact: bool = True) -> list[Pixels | None]:
+    """Every picture with its longer side made this long, uint8 RGB (H, W, 3); None where it cannot be had any more.
+
+    exact: see fit().
+    """
     whole = Preprocess((side, side), "bilinear", crop_mode="border", mean=(1.0, 1.0, 1.0))
     return [
         _without_border(prepared, side) if isinstance(prepared, Prepared) else None
-        for prepared in prepare_each([os.fsencode(path) for path in paths], whole, Limits())
+        for prepared in prepare_each([os.fsencode(path) for path in paths], whole, Limits(), exact)
     ]
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from ..preprocess import Pixels, fit
 from ..records import Fingerprint, PictureInfo, Preprocess
 from .decode import MAX_PIXELS, decode, load_plugins
 from .signature import SIGNATURE_BYTES, signature_and_share
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # what a worker runs; tests plant another
 BOOT = "import json,sys; sys.path[:]=json.loads(sys.argv[1]); from indexer.pictures.workers import serve; serve()"
@@ -48,6 +51,8 @@ DIGEST_BYTES = 32
 GROUP, GROUP_BYTES = 8, 1 << 20
 # of the memory that is shared with a worker, what it keeps after a larger file
 KEPT_BYTES = 16 << 20
+# pixels that are hashed at once
+STRETCH = 1 << 18
 NOT_STARTED = (
     "A decoding process could not be started. "
     "Check that there is memory and that more processes are allowed (ulimit -u)."
@@ -102,12 +107,12 @@ class Decoders:
     One thread talks to all of them: threads for each would wait for one another at every turn.
     """
 
-    def __init__(self, preprocess: Preprocess, count: int, limits: Limits | None = None) -> None:
-        """count: processes, at least 1."""
+    def __init__(self, preprocess: Preprocess, count: int, limits: Limits | None = None, exact: bool = True) -> None:
+        """count: processes, at least 1. exact: see fit()."""
         self.preprocess = preprocess
         self.count = count
         self.limits = limits or Limits()
-        self._workers = [_Worker(preprocess, self.limits) for _ in range(count)]
+        self._workers = [_Worker(preprocess, self.limits, exact) for _ in range(count)]
         self._lock = threading.RLock()  # for what follows
         self._waiting: deque[_Job] = deque()
         self._again: deque[_Job] = deque()  # to be decoded alone; they count as running
@@ -281,8 +286,8 @@ def _end(worker: _Worker, ears: selectors.BaseSelector) -> None:
 class _Worker:
     """One process, and what it is at. All of it happens in the thread of Decoders."""
 
-    def __init__(self, preprocess: Preprocess, limits: Limits) -> None:
-        self.settings = {"preprocess": preprocess.to_json(), "limits": asdict(limits)}
+    def __init__(self, preprocess: Preprocess, limits: Limits, exact: bool) -> None:
+        self.settings = {"preprocess": preprocess.to_json(), "limits": asdict(limits), "exact": exact}
         self.shape = (*preprocess.size, 3)
         self.answer_bytes = math.prod(self.shape) + DIGEST_BYTES + SIGNATURE_BYTES
         self.limits = limits
@@ -458,7 +463,7 @@ def _take(shared: int, size: int) -> bytes:
     return data
 
 
-def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = None) -> None:
+def serve(answer: Callable[[bytes, str, Preprocess, Limits, bool], Prepared] | None = None) -> None:
     """The worker's side: answer requests from stdin until it closes. answer: what to do with one, for tests."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers itself
     requests, answering = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -466,6 +471,7 @@ def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = 
     settings = _receive(requests)
     shared = settings["shared"]
     preprocess, limits = Preprocess.from_json(settings["preprocess"]), Limits(**settings["limits"])
+    exact = settings["exact"]
     _prepare_process(limits)
     _send(answering, {})
     while True:
@@ -480,7 +486,7 @@ def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = 
             # a worker whose parent is gone must not hang on for ever: the alarm ends it
             _alarm(limits.seconds + GRACE_SECONDS)
             try:
-                prepared = (answer or prepare)(data[start : start + size], kind, preprocess, limits)
+                prepared = (answer or prepare)(data[start : start + size], kind, preprocess, limits, exact)
             except PictureError as error:
                 answers.append({"reason": error.reason})
             except MemoryError:
@@ -494,18 +500,27 @@ def serve(answer: Callable[[bytes, str, Preprocess, Limits], Prepared] | None = 
         _alarm(0)
 
 
-def prepare(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Prepared:
-    """Decode one picture, fit it, and take its fingerprint."""
+def prepare(data: bytes, kind: str, preprocess: Preprocess, limits: Limits, exact: bool = True) -> Prepared:
+    """Decode one picture, fit it, and take its fingerprint. exact: see fit()."""
     started = time.process_time()
     decoded = decode(data, kind, limits.pixels)
     between = time.process_time()
     picture = decoded.picture
-    digest = hashlib.sha256(b"%d x %d\n" % picture.size)
-    digest.update(np.asarray(picture).data)  # tobytes() would be one more copy of all of it
-    fitted = fit(picture, preprocess)
+    fitted = fit(picture, preprocess, exact)
     likeness, share = signature_and_share(picture)
-    info, known = replace(decoded.info, shown=round(1000 * share)), Fingerprint(digest.digest(), likeness)
+    info, known = replace(decoded.info, shown=round(1000 * share)), Fingerprint(_digest(picture), likeness)
     return Prepared(fitted, info, known, between - started, time.process_time() - between)
+
+
+def _digest(picture: Image) -> bytes:
+    """SHA-256 of the size and the pixels; some rows at a time, since a copy of all of them would not fit the caches."""
+    width, height = picture.size
+    digest = hashlib.sha256(b"%d x %d\n" % picture.size)
+    step = max(STRETCH // width, 1)
+    for top in range(0, height, step):
+        rows = picture if step >= height else picture.crop((0, top, width, min(top + step, height)))
+        digest.update(rows.tobytes())
+    return digest.digest()
 
 
 def _alarm(seconds: float) -> None:

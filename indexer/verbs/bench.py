@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from ..embed.agreement import agreement
-from ..embed.embedder import TOP_LABELS, Embedder, Vectors
+from ..embed.embedder import TOP_LABELS, Embedder, Vectors, is_exact
 from ..errors import InvalidArgument, PictureError
 from ..neighbours.choosing import FLAT
 from ..neighbours.index import Stamp as IndexStamp
@@ -35,7 +35,6 @@ from ..records import (
     ForwardRate,
     PictureInfo,
     PrecisionAgreement,
-    Preprocess,
     Progress,
     SearchRate,
     Source,
@@ -123,7 +122,7 @@ class _Bench:
         first = self.load(precision=self.options.precision, batch_size=None)
         self.operations = peak.operations(first.source)
         self.progress(Progress("decode"))
-        decoding, fitted = self._decoding(files, first.preprocess)
+        decoding, fitted = self._decoding(files, first)
         batch = first.batch_size
         self._forward(first, fitted, batch)
         self.progress(Progress("commit"))
@@ -165,7 +164,7 @@ class _Bench:
 
     # -- pictures --------------------------------------------------------------------------------------------------
 
-    def _decoding(self, files: Sequence[_File], preprocess: Preprocess) -> tuple[DecodingRate, Pixels]:
+    def _decoding(self, files: Sequence[_File], embedder: Embedder) -> tuple[DecodingRate, Pixels]:
         """How fast pictures are decoded and fitted, and some that are: (N, H, W, 3).
 
         Raises InvalidArgument where none can be decoded.
@@ -174,7 +173,10 @@ class _Bench:
         fitted: list[Pixels] = []
         reason = ""
         done, decoding, fitting, since, elapsed = 0, 0.0, 0.0, 0.0, 0.0
-        with Decoders(preprocess, processes) as decoders, closing(_decoded(decoders, files)) as outcomes:
+        with (
+            Decoders(embedder.preprocess, processes, exact=is_exact(embedder)) as decoders,
+            closing(_decoded(decoders, files)) as outcomes,
+        ):
             for turn, outcome in enumerate(outcomes):
                 if isinstance(outcome, PictureError):
                     reason = outcome.reason

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..embed.embedder import Embedded, Embedder
+from ..embed.embedder import Embedded, Embedder, is_exact
 from ..errors import UnsafeRemoval
 from ..files import remove_left_over
 from ..neighbours.choosing import Wish
@@ -299,7 +299,8 @@ class _Build:
 
     def _decoders(self) -> Decoders:
         workers = self.options.workers or min(os.cpu_count() or 1, MAX_WORKERS)
-        return Decoders(self._model().preprocess, workers, Limits.for_pixels(self.options.max_pixels))
+        model, limits = self._model(), Limits.for_pixels(self.options.max_pixels)
+        return Decoders(model.preprocess, workers, limits, exact=is_exact(model))
 
     def _batch_size(self) -> int:
         """Pictures a batch; until the model is loaded there are none, and the number is of files to look up."""

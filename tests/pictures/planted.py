@@ -26,7 +26,7 @@ GRACE_SECONDS = 0.5
 hoard: list[bytes] = []
 
 
-def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits) -> Prepared:
+def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits, exact: bool) -> Prepared:
     """A picture of one byte's grey, or a disaster."""
     order = data.decode()
     if order == "segfault":

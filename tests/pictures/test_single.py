@@ -138,9 +138,9 @@ def test_many_files_come_in_order_from_one_set_of_processes(tmp_path: Path, monk
     made: list[int] = []
 
     class Counted(workers.Decoders):
-        def __init__(self, preprocess: Preprocess, count: int, limits: Limits | None = None) -> None:
+        def __init__(self, preprocess: Preprocess, count: int, limits: Limits, exact: bool) -> None:
             made.append(count)
-            super().__init__(preprocess, count, limits)
+            super().__init__(preprocess, count, limits, exact)
 
     monkeypatch.setattr(single, "Decoders", Counted)
     data = [PNG, encode(quarters().rotate(180), "PNG"), PNG[:50]] * 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -109,6 +110,22 @@ def test_a_worker_gives_what_decoding_here_gives() -> None:
             here = decode(EVERY_FORMAT[name], kind_of(name))
             assert np.array_equal(future.result().pixels, fit(here.picture, SPEC)), name
             assert future.result().info == replace(here.info, shown=1000)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_worker_fits_as_exactly_as_it_is_told_to(exact: bool) -> None:
+    noise = Image.effect_noise((400, 300), 90).convert("RGB")
+    with Decoders(SPEC, 1, exact=exact) as decoders:
+        pixels = decoders.submit(encode(noise, "PNG"), "PNG").result().pixels
+    assert np.array_equal(pixels, fit(noise, SPEC, exact))
+    assert not np.array_equal(pixels, fit(noise, SPEC, not exact))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 200), (70_000, 4), (3, 90_000), (1200, 900)])
+def test_the_digest_is_that_of_all_pixels(size: tuple[int, int]) -> None:
+    picture = Image.effect_noise(size, 90).convert("RGB")
+    known = prepare(encode(picture, "PNG"), "PNG", SPEC, Limits()).fingerprint
+    assert known.pixels == hashlib.sha256(b"%d x %d\n" % size + picture.tobytes()).digest()
 
 
 def test_every_picture_gets_its_own_answer() -> None:

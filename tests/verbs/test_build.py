@@ -17,7 +17,7 @@ from PIL import Image
 from indexer import BuildReport, Catalog, InvalidArgument, Progress, UnsafeRemoval, WrongModel
 from indexer.embed.embedder import Embedded
 from indexer.pictures import scan
-from indexer.preprocess import Pixels
+from indexer.preprocess import Pixels, fit
 from indexer.records import FoundFile
 from indexer.render import jsonl, text
 from indexer.store.rows import Entry, Known
@@ -49,6 +49,26 @@ def test_everything_is_added_and_then_unchanged(catalog: Catalog, pictures: Path
     fake.batches.clear()
     assert counts(catalog.build([pictures])) == {"unchanged": 6}
     assert fake.batches == []
+
+
+@pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("bf16", False), ("fp16", False), ("int8", False)])
+def test_only_fp32_is_given_the_very_pixels_of_the_reference(
+    catalog: Catalog, tmp_path: Path, fake: FakeEmbedder, monkeypatch: pytest.MonkeyPatch, precision: str, exact: bool
+) -> None:
+    given: list[Pixels] = []
+    forward = fake.forward
+
+    def noted(batch: Pixels) -> Embedded:
+        given.append(batch)
+        return forward(batch)
+
+    monkeypatch.setattr(fake, "precision", precision)
+    monkeypatch.setattr(fake, "forward", noted)
+    picture = Image.effect_noise((400, 300), 90).convert("RGB")
+    picture.save(tmp_path / "noise.png")
+    assert counts(catalog.build([tmp_path / "noise.png"])) == {"added": 1, "embedded": 1}
+    assert np.array_equal(given[0][0], fit(picture, fake.preprocess, exact))
+    assert not np.array_equal(given[0][0], fit(picture, fake.preprocess, not exact))
 
 
 def test_a_build_that_finds_nothing_new_writes_nothing(
