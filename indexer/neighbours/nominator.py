@@ -80,6 +80,7 @@ class Nominator:
             if isinstance(transform, faiss.PCAMatrix):
                 # moved to their mean, vectors would have other inner products
                 faiss.copy_array_to_vector(np.zeros(transform.d_out, np.float32), transform.b)
+                transform.PCAMat.clear()  # all axes, of which A holds those that are used
         return float(np.square(self._transformed(sample[:_PROBE])).sum() / np.square(sample[:_PROBE]).sum())
 
     def train(self, sample: Vectors) -> None:
