@@ -107,6 +107,26 @@ def test_however_many_rows_are_asked_for_at_once_the_same_are_found(
     assert sorted(index.search(rows[:count], 1000)[1][0].tolist()) == list(range(10, 510))
 
 
+@pytest.mark.parametrize("dim", [32, 7])
+def test_rows_have_the_checksums_that_the_readme_says(tmp_path: Path, dim: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((5, dim)).astype(np.float16)
+    ids, contents = np.array([3, 4, 8, 9, 1 << 40]), np.array([7, 1, 2, 1 << 33, 5])
+    stamp = write_index(tmp_path, [(ids, contents, rows)], Stamp("c", "m", FLAT, dim, 5, 1 << 40, 1.0))
+    (path,) = tmp_path.iterdir()
+    checksums = np.frombuffer(path.read_bytes(), "<u8", 5, stamp.ids + 16 * 5).tolist()
+    weights, state = [], 0
+    for _ in range(3 + -(-dim // 4)):  # SplitMix64
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        mixed = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+        weights.append((mixed ^ mixed >> 31) | 1)
+    for i in range(5):
+        data = rows[i].tobytes() + bytes(-2 * dim % 8)
+        words = [int.from_bytes(data[start : start + 8], "little") for start in range(0, len(data), 8)]
+        numbers = [1, int(ids[i]), int(contents[i]), *words]
+        assert checksums[i] == sum(x * w for x, w in zip(numbers, weights, strict=True)) % 2**64
+
+
 @pytest.mark.parametrize("file", ["as it was", "deleted", "another"])
 def test_who_asks_often_is_answered_by_faiss_where_the_file_is_still_there(
     tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, file: str
