@@ -6,12 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from indexer.preprocess import Pixels
 
 from ..conftest import PHOTOS
 from .random_models import save_model
+
+# whether the products are there: can_int8() also says no where they come out wrong, which is for tests to find
+needs_int8 = pytest.mark.skipif(
+    not hasattr(torch.ops.onednn, "qlinear_pointwise"), reason="a torch without oneDNN's int8 products"
+)
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -14,12 +14,13 @@ from indexer.embed import eva
 from indexer.embed.agreement import agreement
 from indexer.embed.embedder import Vectors
 from indexer.embed.eva import TimmEmbedder
-from indexer.embed.linears import Int8Linears, can_int8
+from indexer.embed.linears import Int8Linears
 from indexer.preprocess import Pixels
 
 from ..conftest import EVA_TINY, PHOTOS
+from .conftest import needs_int8
 
-pytestmark = pytest.mark.skipif(not can_int8(), reason="a torch without oneDNN's int8 products")
+pytestmark = needs_int8
 
 
 def load(precision: str, batch_size: int = 8) -> TimmEmbedder:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from indexer.embed import eva, peak
-from indexer.embed.linears import can_int8
 from indexer.embed.zoo import DEFAULT_MODEL, ZOO
 
 from ..conftest import EVA_TINY
+from .conftest import needs_int8
 
 
 @pytest.mark.parametrize("name", [DEFAULT_MODEL, "eva02_tiny_patch14_336.mim_in22k_ft_in1k"])
@@ -26,9 +26,7 @@ def test_operations_of_a_folder_and_of_convolutions(monkeypatch: pytest.MonkeyPa
     assert peak.operations("resnet18") == pytest.approx(2 * 1.8e9, rel=0.02)  # 1.8 GMACs, as timm's results say
 
 
-@pytest.mark.parametrize(
-    "precision", ["fp32", pytest.param("int8", marks=pytest.mark.skipif(not can_int8(), reason="no int8"))]
-)
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=needs_int8)])
 def test_a_rate_of_products(precision: str) -> None:
     assert 1e7 < peak.product_rate("cpu", precision, 0.01) < 1e15
 

@@ -15,11 +15,11 @@ import pytest
 from indexer import BenchReport, InvalidArgument, Progress, load_embedder
 from indexer.embed import peak
 from indexer.embed.embedder import Embedded, Embedder
-from indexer.embed.linears import can_int8
 from indexer.preprocess import Pixels
 from indexer.verbs.bench import SEARCHED, BenchOptions, bench
 
 from ..conftest import EVA_TINY, PHOTOS, save_picture
+from ..embed.conftest import needs_int8
 from ..fakes import AheadEmbedder
 
 QUICK = BenchOptions(pictures=24, seconds=0.02)
@@ -208,7 +208,7 @@ def test_what_cannot_be_measured(known_peak: None, tmp_path: Path) -> None:
             bench(Fake, options)
 
 
-@pytest.mark.skipif(not can_int8(), reason="a torch without oneDNN's int8 products")
+@needs_int8
 def test_a_real_model() -> None:
     report = bench(functools.partial(load_embedder, str(EVA_TINY), device="cpu"), BenchOptions(PHOTOS, 8, 0.05, "int8"))
     check(report)
