@@ -93,7 +93,7 @@ class Embedder(Protocol):
 
 
 def is_exact(embedder: Embedder) -> bool:
-    """Whether its vectors deserve the last bit of the pixels: other precisions round more than resizing could."""
+    """Whether its vectors deserve the last bit of the pixels: bf16 moves them as far as resizing that is not exact."""
     return embedder.precision == "fp32"
 
 

@@ -10,7 +10,6 @@ and the store names the one that goes with it: an index of another past of a cat
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import zlib
@@ -29,6 +28,7 @@ from ..errors import CatalogError
 from ..files import changing, replacement
 from ..halves import Half, cosines, unit, widened
 from . import nominator
+from .checksums import Checksums, of_rows
 from .choosing import FLAT, SAMPLE, lists_for
 from .nominator import Nominator
 from .tuning import QUERIES, Exam, tune
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-Words = npt.NDArray[np.uint64]
 Block: TypeAlias = tuple[Ids, Ids, Half]
 """Vector ids, ascending, the content of each, and the vectors as they are stored, (N, dim)."""
 Advance = Callable[[str, int, int], None]
@@ -173,7 +172,7 @@ class NeighbourIndex:
             part = slice(start, start + step)
             where, shape = places[part].ravel(), ids[part].shape
             halves = self._halves_at(where)
-            sound = self._checksums[where] == _checksums(ids[part].ravel(), contents[part].ravel(), halves)
+            sound = self._checksums[where] == of_rows(ids[part].ravel(), contents[part].ravel(), halves)
             halves[~sound] = 0
             known[part] &= sound.reshape(shape)
             scores[part] = cosines(unit(halves, rows[: len(halves)]).reshape(*shape, dim), queries[part])
@@ -197,7 +196,7 @@ class NeighbourIndex:
         """The k best of all rows, or of those at some places: scores and places, both (N, k)."""
         count = self.stamp.covered if places is None else len(places)
         few = count * self.stamp.dim <= _FEW_NUMBERS
-        if few and len(queries) < _FEW_QUERIES and (places is not None or not self._has_plane()):
+        if few and len(queries) < _FEW_QUERIES and (places is not None or not self._faiss_takes_over()):
             scores, found = _best(self._compare(queries, places, count), k)
             return scores, found if places is None else np.where(found < 0, -1, places[found])
 
@@ -238,8 +237,8 @@ class NeighbourIndex:
             )
             return self._refine.search(queries, k, params=parameters)
 
-    def _has_plane(self) -> bool:
-        """Whether faiss is to compare all rows: as soon as numpy has taken as long as importing it takes.
+    def _faiss_takes_over(self) -> bool:
+        """Whether faiss compares all rows: as soon as numpy has taken as long as importing it takes.
 
         Where the file has been deleted or damaged since, numpy goes on with what it has mapped.
         """
@@ -322,30 +321,6 @@ def _selecting(places: Ids | None, count: int) -> Iterator[Any]:
     yield faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
 
 
-def _checksums(ids: Ids, contents: Ids, rows: Half) -> Words:
-    """Of each row, (N,): its ids and its bytes, eight at a time, each times a weight of its own, added up modulo 2^64.
-
-    Weights are odd, so that damage to one of them always shows; any other goes unseen once in 2^64. A CRC takes six
-    times as long.
-    """
-    dim = rows.shape[1]
-    words = (np.pad(rows, ((0, 0), (0, -dim % 4))) if dim % 4 else rows).view(np.uint64)
-    weights = _weights(3 + words.shape[1])
-    numbers = weights[0] + ids.view(np.uint64) * weights[1] + contents.view(np.uint64) * weights[2]
-    sums: Words = numbers + np.einsum("nw,w->n", words, weights[3:])
-    return sums
-
-
-@functools.cache
-def _weights(count: int) -> Words:
-    """Odd numbers that look random: what SplitMix64 (Steele, Lea and Flood, 2014) gives from seed 0 on."""
-    mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    weights: Words = mixed ^ (mixed >> np.uint64(31)) | np.uint64(1)
-    return weights
-
-
 def write_index(
     folder: Path,
     blocks: Iterable[Block],
@@ -413,13 +388,13 @@ def _write(
 
 def _write_rows(path: Path, blocks: Iterable[Block], stamp: Stamp) -> Stamp:
     """All rows, as faiss would write them, then their ids and checksums."""
-    numbers: list[tuple[Ids, Ids, Words]] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64))]
+    numbers: list[tuple[Ids, Ids, Checksums]] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64))]
     with path.open("wb") as file:
         begin = file.write(_header(stamp.dim, 0))
         for ids, contents, rows in blocks:
             rows = np.ascontiguousarray(rows)
             file.write(rows.data)
-            numbers.append((np.array(ids), np.array(contents), _checksums(ids, contents, rows)))
+            numbers.append((np.array(ids), np.array(contents), of_rows(ids, contents, rows)))
         start = file.tell() + file.write(bytes(-file.tell() % 8))  # numbers that lie across words are copied to be used
         for column in zip(*numbers, strict=True):
             file.write(np.concatenate(column).data)

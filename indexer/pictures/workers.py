@@ -51,10 +51,10 @@ DIGEST_BYTES = 32
 GROUP, GROUP_BYTES = 8, 1 << 20
 # of the memory that is shared with a worker, what it keeps after a larger file
 KEPT_BYTES = 16 << 20
-# pixels that are hashed at once
-STRETCH = 1 << 18
+# pixels that are hashed at once: their bytes stay in a core's cache
+_HASHED = 1 << 18
 # A worker's libraries have no threads. glibc keeps memory for the next picture, and takes pieces of up to 32 MB from
-# it (it allows no more): to ask the system for that anew costs a large picture a sixth of its time.
+# it (it allows no more): to ask the system for that anew costs a large picture an eighth of its time.
 _SETTINGS = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
@@ -522,7 +522,7 @@ def _digest(picture: Image) -> bytes:
     """SHA-256 of the size and the pixels; some rows at a time, since a copy of all of them would not fit the caches."""
     width, height = picture.size
     digest = hashlib.sha256(b"%d x %d\n" % picture.size)
-    step = max(STRETCH // width, 1)
+    step = max(_HASHED // width, 1)
     for top in range(0, height, step):
         rows = picture if step >= height else picture.crop((0, top, width, min(top + step, height)))
         digest.update(rows.tobytes())
