@@ -338,7 +338,7 @@ class _Bench:
         return report.embedded, (report.embedded - before) / (loaded + report.embedding_seconds - at)
 
     def _search(self, count: int, dim: int) -> SearchRate:
-        """How long one query takes among so many random vectors, exactly, as a catalog's index does it."""
+        """How long one query takes among so many random vectors, exactly, as the index of a catalog that stays open."""
         rng = np.random.default_rng(count)
         vectors = rng.standard_normal((count, dim), np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
