@@ -16,7 +16,7 @@ PACKAGE = Path(indexer.__file__).parent
 
 # lower never imports higher; names on one line never import each other
 LEVELS = [
-    {"errors", "records", "preprocess", "files", "halves"},
+    {"errors", "records", "preprocess", "files", "halves", "machine"},
     {"pictures", "embed", "store", "neighbours"},
     {"verbs"},
     {"catalog", "render"},

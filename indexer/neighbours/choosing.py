@@ -9,10 +9,10 @@ rows, gave the most answers a second at a recall of 0.99 (`benchmarks/search.py`
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 
 from ..errors import CatalogError, InvalidArgument
+from ..machine import memory
 
 FLAT = "flat"
 # exact search takes about 20 ms for so many numbers, on a core without AVX-512
@@ -29,7 +29,7 @@ class Wish:
     """What a user wants of the neighbour index.
 
     kind: None (the rule below), 'flat', 'ivf', 'hnsw', or what faiss.index_factory takes. recall: recall@10 to reach.
-    memory: bytes that building and holding the structure may take; None: a quarter of what the machine has.
+    memory: bytes that building and holding the structure may take; None: a quarter of what may be used.
     """
 
     kind: str | None = None
@@ -50,11 +50,11 @@ def structures(count: int, dim: int, wish: Wish) -> tuple[str, ...]:
     Exact search reaches every recall and needs next to no memory, so it ends each list that the rule makes.
     Raises CatalogError where what was asked for does not fit the memory.
     """
-    memory = wish.memory or machine_memory() // 4
+    allowed = wish.memory or memory() // 4
     if wish.kind == FLAT or (wish.kind is None and count * dim <= EXACT_NUMBERS):
         return (FLAT,)
     if wish.kind in (None, "ivf"):
-        fitting = tuple(name for name, need in _inverted(count, dim) if need <= memory)
+        fitting = tuple(name for name, need in _inverted(count, dim) if need <= allowed)
         if wish.kind == "ivf" and not fitting:
             need = min(need for _, need in _inverted(count, dim))
             raise CatalogError(
@@ -69,11 +69,6 @@ def lists_for(count: int) -> int:
     """How many inverted lists: the power of two nearest to 4 sqrt(count), with SAMPLE vectors or more for each."""
     most = min(count // SAMPLE, MAX_LISTS)
     return 1 << max(min(round(math.log2(4 * count**0.5)), most.bit_length() - 1), 0)
-
-
-def machine_memory() -> int:
-    """Bytes of memory that the machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _inverted(count: int, dim: int) -> list[tuple[str, int]]:

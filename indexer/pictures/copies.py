@@ -7,7 +7,6 @@ benchmarks/copies.py measures how well this tells them apart.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidArgument
+from ..machine import cores
 from .alignment import COARSE, FINE, Floats, box, levelled, reduced, refine, sample, search
 from .signature import SIDE, Likenesses
 
@@ -93,7 +93,7 @@ def compare(left: Likenesses, right: Likenesses, *, mirrors: bool = False) -> Co
                 f"{likenesses.shape}. Make them with likenesses()."
             )
     parts = [slice(start, start + _PAIRS) for start in range(0, len(left), _PAIRS)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         done = list(pool.map(lambda part: _compare(left[part], right[part], mirrors), parts))
     scores = np.concatenate([scores for scores, _ in done], axis=1) if done else np.zeros((3, 0), np.float32)
     turned = np.concatenate([turned for _, turned in done]) if done else np.zeros(0, np.int8)

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 
 from ..errors import PictureError
+from ..machine import cores
 from ..preprocess import Pixels
 from ..records import Preprocess
 from .scan import read_path
@@ -28,7 +29,7 @@ def prepare_each(
     if not paths:
         return
     waiting: deque[Future[Prepared] | PictureError] = deque()
-    with Decoders(preprocess, min(len(paths), os.cpu_count() or 1), limits, exact) as decoders:
+    with Decoders(preprocess, min(len(paths), cores()), limits, exact) as decoders:
         for path in paths:
             try:
                 content = read_path(path)

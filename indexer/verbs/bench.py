@@ -20,6 +20,7 @@ import numpy as np
 from ..embed.agreement import agreement
 from ..embed.embedder import TOP_LABELS, Embedder, Vectors, is_exact
 from ..errors import InvalidArgument, PictureError
+from ..machine import cores
 from ..neighbours.choosing import FLAT
 from ..neighbours.index import Stamp as IndexStamp
 from ..neighbours.index import open_index, write_index
@@ -134,7 +135,7 @@ class _Bench:
             searches = tuple(thread.map(self._search, SEARCHED, itertools.repeat(first.id.dim)))
         report = BenchReport(
             processor=_processor(),
-            cores=os.cpu_count() or 1,
+            cores=cores(),
             device=first.device,
             device_name=peak.device_name(first.device),
             model=first.id.key,
@@ -169,7 +170,7 @@ class _Bench:
 
         Raises InvalidArgument where none can be decoded.
         """
-        processes = min(os.cpu_count() or 1, MAX_WORKERS)
+        processes = min(cores(), MAX_WORKERS)
         fitted: list[Pixels] = []
         reason = ""
         done, decoding, fitting, since, elapsed = 0, 0.0, 0.0, 0.0, 0.0

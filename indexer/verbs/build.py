@@ -16,6 +16,7 @@ import numpy as np
 from ..embed.embedder import Embedded, Embedder, is_exact
 from ..errors import UnsafeRemoval
 from ..files import remove_left_over
+from ..machine import cores
 from ..neighbours.choosing import Wish
 from ..pictures.batches import CHUNK, Batch, batches
 from ..pictures.decode import MAX_PIXELS, abilities
@@ -298,7 +299,7 @@ class _Build:
         return self.embedder
 
     def _decoders(self) -> Decoders:
-        workers = self.options.workers or min(os.cpu_count() or 1, MAX_WORKERS)
+        workers = self.options.workers or min(cores(), MAX_WORKERS)
         model, limits = self._model(), Limits.for_pixels(self.options.max_pixels)
         return Decoders(model.preprocess, workers, limits, exact=is_exact(model))
 
