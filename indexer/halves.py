@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float32]
 
 # numbers that are done at once, so that every step over them finds them in the cache
 _AT_ONCE = 1 << 16
+# numbers that are compared at once: so many that the steps over them, and not Python, take the time
+_COMPARED_AT_ONCE = 1 << 19
 # a float16 has 10 bits of fraction after 5 of exponent, a float32 has 23 after 8, and 112 more is its zero of them
 _SHIFT, _SIGN_AND_NUMBER, _BIAS = 23 - 10, np.int32(-0x7000_2000), np.float32(2.0**112)
 # the square of what the exponent of infinity, and of what is no number, comes to
@@ -27,25 +29,31 @@ def widened(rows: Half) -> Floats:
     return _in_parts(rows, _widen)
 
 
-def unit(rows: Half, out: Floats | None = None) -> Floats:
-    """Rows (N, dim) as float32 of length 1, which float16 keeps only nearly; a zero row stays zero.
-
-    out: where they go, which is half the work where it is used again and again.
-    """
-    return _in_parts(rows, _widen_to_unit, out)
+def unit(rows: Half) -> Floats:
+    """Rows (N, dim) as float32 of length 1, which float16 keeps only nearly; a zero row stays zero."""
+    return _in_parts(rows, _widen_to_unit)
 
 
-def cosines(rows: Floats, queries: Floats) -> Floats:
-    """Of unit rows (N, k, dim) with a unit query each, (N, dim): (N, k).
+def cosines(rows: Half, queries: Floats) -> Floats:
+    """Of rows (N, k, dim) with a unit query each, (N, dim): (N, k); 0 for a zero row.
 
     Unlike a matrix product, this gives two rows the same score in any company.
     """
-    scores: Floats = np.einsum("nkd,nd->nk", rows, queries)
-    return np.clip(scores, -1.0, 1.0)
+    count, each, dim = rows.shape
+    scores = np.empty((count, each), np.float32)
+    step = max(1, _COMPARED_AT_ONCE // max(each * dim, 1))
+    filled = np.empty((min(step, count), each, dim), np.float32)
+    for start in range(0, count, step):
+        part, asked = rows[start : start + step], queries[start : start + step]
+        wide = filled[: len(part)]
+        lengths = _lengths(_widen(part.reshape(-1, dim), wide.reshape(-1, dim)))
+        dots = np.matmul(wide[:, :, None, :], asked[:, None, :, None])[:, :, 0, 0]
+        np.divide(dots, lengths.reshape(dots.shape), out=scores[start : start + step])
+    return np.clip(scores, -1.0, 1.0, out=scores)
 
 
-def _in_parts(rows: Half, fill: Callable[[Half, Floats], object], out: Floats | None = None) -> Floats:
-    filled = np.empty(rows.shape, np.float32) if out is None else out
+def _in_parts(rows: Half, fill: Callable[[Half, Floats], object]) -> Floats:
+    filled = np.empty(rows.shape, np.float32)
     step = max(1, _AT_ONCE // max(rows.shape[1], 1))
     for start in range(0, len(rows), step):
         fill(rows[start : start + step], filled[start : start + step])
@@ -66,6 +74,11 @@ def _widen(rows: Half, filled: Floats) -> Floats:
 
 
 def _widen_to_unit(rows: Half, filled: Floats) -> None:
-    lengths = np.sqrt(_widen(rows, filled))
+    filled *= (1 / _lengths(_widen(rows, filled)))[:, None]
+
+
+def _lengths(squares: Floats) -> Floats:
+    """By which rows are divided: 1 for a zero row."""
+    lengths: Floats = np.sqrt(squares)
     lengths[lengths == 0] = 1
-    filled *= (1 / lengths)[:, None]
+    return lengths

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.halves import unit, widened
+from indexer import halves
+from indexer.halves import cosines, unit, widened
 
 EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 FINITE = EVERY[np.isfinite(EVERY)]
@@ -58,3 +59,35 @@ def test_a_row_is_the_same_in_any_company() -> None:
     rows = np.random.default_rng(0).standard_normal((500, 1024)).astype(np.float16)
     together = unit(rows)
     assert all(same_bits(unit(rows[i : i + 1]), together[i : i + 1]) for i in range(0, 500, 7))
+
+
+@pytest.mark.parametrize("at_once", [1, 5000, 1 << 30])
+def test_cosines_are_those_of_the_rows_and_the_same_in_any_company(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((90, 7, 96)) / 7).astype(np.float16)
+    queries = unit(rng.standard_normal((90, 96)).astype(np.float16))
+    rows[3, 2] = 0
+    rows[4, 5] = queries[4]
+    there = rows.astype(np.float64)
+    lengths = np.linalg.norm(there, axis=2)
+    expected = np.einsum("nkd,nd->nk", there, queries, dtype=np.float64) / np.where(lengths > 0, lengths, 1)
+    together = cosines(rows, queries)
+    monkeypatch.setattr(halves, "_COMPARED_AT_ONCE", at_once)
+    found = cosines(rows, queries)
+    assert np.abs(found - expected).max() < 3e-7
+    assert found[3, 2] == 0
+    assert 1 - 1e-6 < found[4, 5] <= 1
+    assert same_bits(found, together)
+    assert all(
+        same_bits(cosines(rows[i : i + 1, j : j + 1], queries[i : i + 1])[0], found[i, j : j + 1])
+        for i in range(0, 90, 9)
+        for j in range(7)
+    )
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8), (3, 0, 8)])
+def test_cosines_of_nothing(shape: tuple[int, int, int]) -> None:
+    rows, queries = np.zeros(shape, np.float16), np.zeros((shape[0], shape[2]), np.float32)
+    assert np.array_equal(cosines(rows, queries), np.zeros(shape[:2], np.float32))

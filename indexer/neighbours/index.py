@@ -14,10 +14,11 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -26,7 +27,8 @@ import numpy.typing as npt
 
 from ..errors import CatalogError
 from ..files import changing, replacement
-from ..halves import Half, cosines, unit, widened
+from ..halves import Half, cosines, widened
+from ..machine import cores
 from . import nominator
 from .checksums import Checksums, of_rows
 from .choosing import FLAT, SAMPLE, lists_for
@@ -55,8 +57,9 @@ _CHECKED_BYTES = 128 << 20
 _ROWS = 8192
 # numbers that are compared at once: they stay in a core's cache
 _NUMBERS = 1 << 16
-# numbers of rows that are scored at once: twice that, as they are and widened, stays in the cache
-_SCORED_NUMBERS = 1 << 17
+# numbers of rows that are scored at once, and the threads that do it: they share the interpreter
+_SCORED_NUMBERS = 1 << 19
+_SCORERS = 4
 # so few numbers are read sooner than the best of them are looked for, or than faiss is imported
 _FEW_NUMBERS = 40_000_000
 # how many numpy compares while faiss is imported, which then compares them in a fifth of the time
@@ -131,11 +134,16 @@ class NeighbourIndex:
         """See Nominator.most_effort."""
         return self._nominator.most_effort if self._nominator else 1
 
-    def search(self, queries: Vectors, k: int, allowed: Ids | None = None, *, spare: int = 0) -> tuple[Vectors, Ids]:
-        """The k best vector ids for each query and some to spare, best first: scores and ids, both (N, k + spare).
+    def search(self, queries: Vectors, k: int, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
+        """The k best vector ids for each query, best first: scores and ids, both (N, k). See find()."""
+        scores, places = self.find(queries, k, allowed)
+        return scores, self.ids_at(places)
+
+    def find(self, queries: Vectors, k: int, allowed: Ids | None = None, *, spare: int = 0) -> tuple[Vectors, Ids]:
+        """The k best rows for each query and some to spare, best first: scores and places, both (N, k + spare).
 
         queries: float32, (N, dim), unit rows. allowed: the only contents whose vectors may come.
-        Where there are fewer, fewer columns come back. There is a gap, an id of -1, only where rows are damaged.
+        Where there are fewer, fewer columns come back. There is a gap, a place of -1, only where rows are damaged.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         places = None if allowed is None else np.flatnonzero(np.isin(self._contents, allowed))
@@ -147,36 +155,49 @@ class NeighbourIndex:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         few = places is not None and count * self.stamp.dim <= _FEW_NUMBERS
         if self._nominator is None or few:
-            scores, found = self.exact(queries, k, places)
-        else:
-            effort = -(-self.stamp.effort * self.stamp.covered // count)
-            scores, found = self.nominate(queries, k, effort, depth, places)
-            short = found[:, -1] < 0  # too little lay in the lists that were looked into
-            if short.any():
-                scores[short], found[short] = self.exact(queries[short], k, places)
-        return scores, np.where(found < 0, -1, self._ids[found])
+            return self.exact(queries, k, places)
+        effort = -(-self.stamp.effort * self.stamp.covered // count)
+        scores, found = self.nominate(queries, k, effort, depth, places)
+        short = found[:, -1] < 0  # too little lay in the lists that were looked into
+        if short.any():
+            scores[short], found[short] = self.exact(queries[short], k, places)
+        return scores, found
 
-    def scored(self, ids: Ids, queries: Vectors) -> tuple[Ids, Vectors, npt.NDArray[np.bool_]]:
-        """Of some vectors for each query: their contents, their cosines with it, and which of them are known.
+    def ids_at(self, places: Ids) -> Ids:
+        """The ids of the vectors at some places, -1 for a gap."""
+        return np.where(places < 0, -1, self._ids[places])
 
-        ids, and all that is returned: (N, k); queries: (N, dim), unit rows. Cosines are those of the rows as the store
-        held them. Not known is an id that is not here, and a row that is not what was written.
+    def scored(self, places: Ids, queries: Vectors) -> tuple[Ids, Vectors, npt.NDArray[np.bool_]]:
+        """Of some rows for each query: their contents, their cosines with it, and which of them are sound.
+
+        places, and all that is returned: (N, k); queries: (N, dim), unit rows. Cosines are those of the rows as the
+        store held them. Not sound is a gap, and a row that is not what was written.
         """
-        places = np.minimum(np.searchsorted(self._ids, ids), self.stamp.covered - 1)
-        contents, known = self._contents[places], self._ids[places] == ids
-        scores = np.empty(ids.shape, np.float32)
-        each, dim = ids.shape[1], self.stamp.dim
+        threads = min(places.size * self.stamp.dim // _SCORED_NUMBERS, len(places), cores(), _SCORERS)
+        if threads < 2:
+            return self._scored(places, queries)
+        bounds = [i * len(places) // threads for i in range(threads + 1)]
+        parts = [slice(start, end) for start, end in pairwise(bounds)]
+        with ThreadPoolExecutor(threads, "scores") as pool:
+            scored = pool.map(lambda part: self._scored(places[part], queries[part]), parts)
+            contents, scores, sound = map(np.concatenate, zip(*scored, strict=True))
+        return contents, scores, sound
+
+    def _scored(self, places: Ids, queries: Vectors) -> tuple[Ids, Vectors, npt.NDArray[np.bool_]]:
+        contents, sound = self._contents[places], places >= 0
+        scores = np.empty(places.shape, np.float32)
+        each, dim = places.shape[1], self.stamp.dim
         step = max(1, _SCORED_NUMBERS // max(each * dim, 1))
-        rows = np.empty((min(step, len(ids)) * each, dim), np.float32)
-        for start in range(0, len(ids), step):
+        taken = np.empty((min(step, len(places)) * each, 2 * dim), np.uint8)
+        for start in range(0, len(places), step):
             part = slice(start, start + step)
-            where, shape = places[part].ravel(), ids[part].shape
-            halves = self._halves_at(where)
-            sound = self._checksums[where] == of_rows(ids[part].ravel(), contents[part].ravel(), halves)
-            halves[~sound] = 0
-            known[part] &= sound.reshape(shape)
-            scores[part] = cosines(unit(halves, rows[: len(halves)]).reshape(*shape, dim), queries[part])
-        return contents, scores, known
+            where, shape = places[part].ravel(), places[part].shape
+            halves = np.take(self._rows, where, 0, taken[: len(where)], "clip").view(np.float16)
+            known = self._checksums[where] == of_rows(self._ids[where], contents[part].ravel(), halves)
+            halves[~known] = 0
+            sound[part] &= known.reshape(shape)
+            scores[part] = cosines(halves.reshape(*shape, dim), queries[part])
+        return contents, scores, sound
 
     def attuned(self, k: int, least: float) -> NeighbourIndex:
         """The same for who asks for vectors of the index itself, and for neighbours at least this alike only.
@@ -473,9 +494,10 @@ def _split(count: int) -> tuple[Ids, Ids]:
 
 
 def _add(structure: Nominator, index: NeighbourIndex, start: int, advance: Advance) -> None:
-    for place in range(start, index.stamp.covered, _ROWS):
-        structure.add(index.rows_at(slice(place, place + _ROWS)))
-        advance("index", min(place + _ROWS, index.stamp.covered), index.stamp.covered)
+    with structure.adding() as add:
+        for place in range(start, index.stamp.covered, _ROWS):
+            add(index.rows_at(slice(place, place + _ROWS)))
+            advance("index", min(place + _ROWS, index.stamp.covered), index.stamp.covered)
 
 
 def remove_others(path: Path) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,14 +90,26 @@ class Nominator:
         for part in (self._ivf, getattr(self._ivf, "pq", None), getattr(self.index, "pq", None)):
             if part is not None and hasattr(part, "cp"):
                 part.cp.min_points_per_centroid = 1  # otherwise faiss complains on stderr
-        if self._ivf is not None and faiss.get_num_gpus():
-            self._ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(self._ivf.d))
-        with _learning(sample):
+        with ExitStack() as stack:
+            if self._ivf is not None and faiss.get_num_gpus():
+                comparing = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(self._ivf.d))
+                stack.enter_context(_lent(self._ivf, "clustering_index", comparing))
+            stack.enter_context(_learning(sample))
             self.index.train(sample)
 
-    def add(self, rows: Vectors) -> None:
-        """Add rows at the next places."""
-        self.index.add(rows)
+    @contextmanager
+    def adding(self) -> Iterator[Callable[[Vectors], None]]:
+        """What adds rows at the next places. Their lists are found on GPUs where faiss sees some."""
+        import faiss
+
+        centres = None if self._ivf is None else faiss.downcast_index(self._ivf.quantizer)
+        if not isinstance(centres, faiss.IndexFlat) or not faiss.get_num_gpus():
+            yield self.index.add
+            return
+        # how a row differs from its centre is asked for one by one, which a GPU answers slowly
+        finding = faiss.IndexRefine(faiss.index_cpu_to_all_gpus(centres), centres)
+        with _lent(self._ivf, "quantizer", finding):
+            yield self.index.add
 
     def fit(self, rows: Vectors) -> float:
         """How well the lists suit some rows: the mean similarity to the nearest centre; 1 where there are no lists."""
@@ -233,6 +245,18 @@ def _code_bytes(lists: Any, sizes: Places) -> Places:
     if hasattr(lists, "block_size"):
         return -(-sizes // int(lists.n_per_block)) * int(lists.block_size)
     return sizes * int(lists.code_size)
+
+
+@contextmanager
+def _lent(index: Any, part: str, other: Any) -> Iterator[None]:
+    """A part of a faiss index exchanged for another, which faiss would otherwise take for its own and leave behind."""
+    before = getattr(index, part)
+    setattr(index, part, other)
+    try:
+        yield
+    finally:
+        setattr(index, part, before)
+        other.thisown = True
 
 
 @contextmanager

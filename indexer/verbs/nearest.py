@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..halves import cosines, unit
+from ..halves import Half, cosines, unit
 from ..neighbours.choosing import FLAT, Wish, structures
 from ..neighbours.index import (
     Block,
@@ -268,7 +268,8 @@ class Nearest:
                 candidates, halves = candidates[kept], halves[kept]
             rows = unit(halves)
             found = [
-                _merged(best, _best(candidates, rows, part, k), k) for best, part in zip(found, parts, strict=True)
+                _merged(best, _best(candidates, halves, rows, part, k), k)
+                for best, part in zip(found, parts, strict=True)
             ]
         return _joined(found)
 
@@ -283,25 +284,26 @@ class Nearest:
         waiting, wanted = list(range(len(parts))), k
         while waiting:
             with closing(_named(self.index, [parts[i] for i in waiting], wanted, contents)) as named:
-                for i, ids in zip(waiting, named, strict=True):
-                    scored = self._scored(parts[i], ids, k, more=ids.shape[1] == wanted + SPARE)
+                for i, places in zip(waiting, named, strict=True):
+                    scored = self._scored(parts[i], places, k, more=places.shape[1] == wanted + SPARE)
                     if scored is not None:
                         found[i] = scored
             waiting = [i for i in waiting if i not in found]
             wanted *= 4
         return [found[i] for i in range(len(parts))]
 
-    def _scored(self, queries: Vectors, named: Ids, k: int, *, more: bool) -> Neighbours | None:
-        """The same of nominated vectors, None where too many of them are gone and more can be named.
+    def _scored(self, queries: Vectors, places: Ids, k: int, *, more: bool) -> Neighbours | None:
+        """The same of nominated rows, None where too many of them are gone and more can be named.
 
-        A damaged index may name anything: unknown, gone or double does not count.
+        A damaged index may name anything: damaged, gone or double does not count.
         """
         assert self.index is not None
-        contents, scores, there = self.index.scored(named, queries)
-        there &= _first_of_each(named)
-        if not self.files.is_whole(self.store, self.model, named.size):
-            there[there] = np.isin(named[there], self.store.vectors.living(contents[there], self.model))
-        most = min(k, named.shape[1])
+        contents, scores, there = self.index.scored(places, queries)
+        there &= _first_of_each(places)
+        if not self.files.is_whole(self.store, self.model, places.size):
+            ids = self.index.ids_at(places[there])
+            there[there] = np.isin(ids, self.store.vectors.living(contents[there], self.model))
+        most = min(k, places.shape[1])
         width = int(there.sum(axis=1).min(initial=most))
         if width < most and more:
             return None
@@ -309,12 +311,12 @@ class Nearest:
 
 
 def _named(index: NeighbourIndex, parts: Sequence[Vectors], k: int, allowed: Ids | None) -> Generator[Ids, None, None]:
-    """The k, and some to spare, that the index names for each part; while one is scored, it works on the next."""
+    """Places of the k, and some to spare, for each part: while one is scored, the index works on the next."""
     if len(parts) == 1:
-        yield index.search(parts[0], k, allowed, spare=SPARE)[1]
+        yield index.find(parts[0], k, allowed, spare=SPARE)[1]
         return
     with ThreadPoolExecutor(1, "index") as thread:
-        yield from thread.map(lambda queries: index.search(queries, k, allowed, spare=SPARE)[1], parts)
+        yield from thread.map(lambda queries: index.find(queries, k, allowed, spare=SPARE)[1], parts)
 
 
 def graph(store: Store, files: IndexFiles, model: StoredModel, k: int) -> Graph:
@@ -340,19 +342,19 @@ def _without(found: Neighbours, own: Ids) -> Neighbours:
     return Neighbours(found.ids[keep].reshape(shape), found.scores[keep].reshape(shape))
 
 
-def _best(contents: Ids, rows: Vectors, queries: Vectors, k: int) -> Neighbours:
-    """The k best of some rows for each query."""
+def _best(contents: Ids, halves: Half, rows: Vectors, queries: Vectors, k: int) -> Neighbours:
+    """The k best of some rows for each query. rows: the same, of length 1."""
     places = np.broadcast_to(np.arange(len(rows)), (len(queries), len(rows)))
     if len(rows) > k:
         places = np.argpartition(-(queries @ rows.T), k, axis=1)[:, :k]
-    return _sorted(contents[places], cosines(rows[places], queries), k)
+    return _sorted(contents[places], cosines(halves[places], queries), k)
 
 
-def _first_of_each(named: Ids) -> npt.NDArray[np.bool_]:
+def _first_of_each(places: Ids) -> npt.NDArray[np.bool_]:
     """Marks what comes for the first time in its row."""
-    order = np.argsort(named, axis=1, kind="stable")
-    ascending = np.take_along_axis(named, order, 1)
-    first = np.ones(named.shape, np.bool_)
+    order = np.argsort(places, axis=1, kind="stable")
+    ascending = np.take_along_axis(places, order, 1)
+    first = np.ones(places.shape, np.bool_)
     np.put_along_axis(first, order[:, 1:], ascending[:, 1:] != ascending[:, :-1], 1)
     return first
 

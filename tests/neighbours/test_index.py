@@ -149,10 +149,11 @@ def test_who_asks_often_is_answered_by_faiss_where_the_file_is_still_there(
         path.write_bytes(bytes(100_000))
     expected = np.argsort(-(rows[:20] @ index.rows_at(slice(None)).T), axis=1)[:, :10] + 10
     for i in range(20):
-        ids = index.search(rows[i : i + 1], 10)[1]
+        places = index.find(rows[i : i + 1], 10)[1]
+        ids = index.ids_at(places)
         assert np.array_equal(ids[0], expected[i])
-        contents, scores, known = index.scored(ids, rows[i : i + 1])
-        assert known.all()
+        contents, scores, sound = index.scored(places, rows[i : i + 1])
+        assert sound.all()
         assert np.array_equal(contents, ids)
         assert np.allclose(scores, rows[i] @ unit(rows[ids[0] - 10].astype(np.float16)).T, atol=1e-6)
     assert len(by_numpy) == (3 if file == "as it was" else 20)
@@ -274,6 +275,44 @@ def test_a_query_reads_only_the_lists_that_it_touches(tmp_path: Path, clustered:
 
 def test_the_same_vectors_give_the_same_file(tmp_path: Path, clustered: np.ndarray) -> None:
     assert write(tmp_path, clustered, LISTS, target=0.95) == write(tmp_path, clustered, LISTS, target=0.95)
+
+
+@pytest.mark.parametrize("kind", [LISTS, "PCAR16,IVF64,PQ16x4fsr"])
+@pytest.mark.parametrize("right", [True, False])
+def test_gpus_find_the_lists_of_rows(
+    tmp_path: Path, clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch, kind: str, right: bool
+) -> None:
+    """With what stands for a GPU: the file is the same, unless it names other lists than it should."""
+    made: list[int] = []
+
+    def on_gpus(index: faiss.Index) -> faiss.Index:
+        made.append(index.ntotal)
+        copy = faiss.IndexFlatIP(index.d)
+        centres = index.reconstruct_n(0, index.ntotal)
+        copy.add(centres if right else centres[::-1])
+        return copy
+
+    def grown(folder: Path) -> bytes:
+        folder.mkdir()
+        write(folder, clustered[:3000], kind, target=0.05)
+        assert extended(folder, clustered[3000:3100], 7000)
+        return next(folder.iterdir()).read_bytes()
+
+    cpu = grown(tmp_path / "cpu")
+    assert not made
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", on_gpus)
+    assert (grown(tmp_path / "gpu") == cpu) == right
+    assert made == [0, 64, 64]  # to train, to add, to add more
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [LISTS, "PCAR16,IVF64,PQ16x4fsr", "HNSW16,SQ8"])
+def test_a_structure_made_on_a_gpu_reaches_its_recall(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
+    assert faiss.get_num_gpus(), "faiss sees no GPU: it is faiss-cpu, or lacks the driver"
+    stamp = write(tmp_path, clustered, kind, target=0.97)
+    assert stamp.recall >= 0.97
+    assert recall(opened(tmp_path), clustered, made_clustered(1, 300)) >= 0.95
 
 
 def test_what_is_much_alike_is_found_with_less(tmp_path: Path, clustered: np.ndarray) -> None:
@@ -443,13 +482,14 @@ def use(path: Path, queries: np.ndarray, rows: np.ndarray) -> None:
         return
     for many in (queries[:1], queries[:20], queries):  # few read the lists that they touch, many read all
         for allowed in (None, np.arange(10, 2000, 2), np.arange(10, 30)):
-            _, ids = index.search(many, 10, allowed)
+            _, places = index.find(many, 10, allowed)
+            ids = index.ids_at(places)
             assert len(ids) == len(many)
             assert allowed is not None or ids.shape[1] == 10
-            contents, scores, known = index.scored(ids, many)
-            assert np.array_equal(contents[known], ids[known])
-            true = np.einsum("nd,nd->n", many[np.nonzero(known)[0]], rows[contents[known] - 10])
-            assert np.allclose(scores[known], true, atol=1e-3)
+            contents, scores, sound = index.scored(places, many)
+            assert np.array_equal(contents[sound], ids[sound])
+            true = np.einsum("nd,nd->n", many[np.nonzero(sound)[0]], rows[contents[sound] - 10])
+            assert np.allclose(scores[sound], true, atol=1e-3)
 
 
 KINDS = (FLAT, LISTS, "IVF64,SQ8", "HNSW16,SQ8", "IVF64,RaBitQ", "PCAR16,IVF64,PQ16x4fsr")

@@ -138,8 +138,9 @@ def assert_near_exact(
 def test_many_queries_at_once(
     store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, numbers: int, at_once: int
 ) -> None:
-    """However many the index is asked at once, and however many candidates are scored at once."""
+    """However many the index is asked at once, and however many candidates are scored at once, in threads or not."""
     monkeypatch.setattr(nearest, "QUERIES", at_once)
+    monkeypatch.setattr("indexer.neighbours.index.cores", lambda: 3)
     monkeypatch.setattr("indexer.neighbours.index._SCORED_NUMBERS", numbers)
     assert stamp_of(store).kind == LISTS
     queries = made(1, 600)
