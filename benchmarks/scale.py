@@ -22,8 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.neighbours import index as neighbours
 from indexer.neighbours.choosing import Wish, structures
+from indexer.neighbours.index import Block, open_index
+from indexer.neighbours.making import write_index
+from indexer.neighbours.stamp import Stamp, find_index, path_of
 
 from .dedup import ROOT, peak
 from .search import resident
@@ -76,15 +78,15 @@ def build(folder: Path, count: int, dim: int, kind: str | None) -> dict[str, flo
         seconds[stage] = seconds.get(stage, 0) + now - since
         stage, since = to, now
 
-    stamp = neighbours.Stamp(name="made", model="", kind="", dim=dim, covered=count, last=count, recall=0, target=0.99)
+    stamp = Stamp(name="made", model="", kind="", dim=dim, covered=count, last=count, recall=0, target=0.99)
     kinds = (kind,) if kind else structures(count, dim, Wish("ivf"))
-    stamp = neighbours.write_index(folder, clustered(count, dim), stamp, kinds, advance)
+    stamp = write_index(folder, clustered(count, dim), stamp, kinds, advance)
     advance("end")
     return {
         "how": f"{stamp.kind}, {stamp.effort} lists and {stamp.depth} rows a query, recall@10 {stamp.recall:.4f}",
         **{f"seconds: {name}, of all structures that were tried": took for name, took in seconds.items()},
         "seconds: all, the vectors being made too": sum(seconds.values()),
-        "bytes a row, of which 2 a number are the row": neighbours.path_of(folder, stamp.name).stat().st_size / count,
+        "bytes a row, of which 2 a number are the row": path_of(folder, stamp.name).stat().st_size / count,
         "peak memory of building, GB": peak() / 1e3,
     }
 
@@ -93,9 +95,9 @@ def ask(folder: Path, count: int, dim: int) -> dict[str, float | str]:
     """Open the file, and ask for a few hundred vectors, one at a time: each new to the process, then known to it."""
     _, _, rows = next(clustered(QUERIES, dim, seed=1))
     started = time.perf_counter()
-    found = neighbours.find_index(folder, "made", "")
+    found = find_index(folder, "made", "")
     assert found
-    index = neighbours.open_index(*found)
+    index = open_index(*found)
     assert index
     opened = time.perf_counter() - started
     before = resident()
@@ -125,7 +127,7 @@ def bytes_read() -> int:
     return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
 
 
-def clustered(count: int, dim: int, seed: int = 0) -> Iterator[neighbours.Block]:
+def clustered(count: int, dim: int, seed: int = 0) -> Iterator[Block]:
     """Ids from 1, the same as contents, and unit rows, a stretch at a time."""
     shape, rng = np.random.default_rng(2), np.random.default_rng(seed)
     centres = shape.standard_normal((20_000, dim)).astype(np.float32)

@@ -36,7 +36,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from indexer import Catalog
-from indexer.neighbours.index import remove_others
+from indexer.neighbours.stamp import remove_others
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Progress, Source, Stamp
 from indexer.store.rows import Entry
 from indexer.store.store import Store

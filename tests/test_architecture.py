@@ -35,7 +35,7 @@ DOORS = {
     "timm": {"embed/eva.py"},
     "safetensors": {"embed/eva.py"},
     "huggingface_hub": {"embed/eva.py"},
-    "faiss": {"neighbours/index.py", "neighbours/nominator.py"},
+    "faiss": {"neighbours/index.py", "neighbours/nominator.py", "neighbours/plane.py"},
     "sqlite_utils": {"store/connection.py", "store/migrations.py"},
     "sqlite3": {"store/connection.py", "store/filters.py", "store/salvage.py", "store/sqlite_errors.py"},
     "PIL": {

@@ -1,39 +1,31 @@
 """The neighbour index: one FAISS file that can be thrown away and rebuilt from the store. A door to faiss.
 
-It nominates; scores are always computed from the vectors as they are stored. The file begins as faiss's own index of
-all rows in float16, bit for bit those of the store, which is exact search. Then come the ids of the vectors, those of
-their contents, and a checksum of each row with its ids, so that a row is known to be what the store held. In a large
-collection what nominates candidates to compare follows (see nominator.py), and then a stamp: a line of JSON, its CRC-32
-and its length (4 bytes each, little-endian) and MAGIC. A file whose stamp is off is not used. Files are never changed,
-and the store names the one that goes with it: an index of another past of a catalog is none of its own.
+It nominates; scores are always computed from the vectors as they are stored. What is in the file says stamp.py.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import asdict, dataclass, replace
-from itertools import chain, pairwise
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CatalogError
-from ..files import changing, replacement
 from ..halves import Half, cosines, widened
 from ..machine import cores
-from . import nominator
-from .checksums import Checksums, of_rows
-from .choosing import FLAT, SAMPLE, lists_for
+from . import nominator, plane
+from .checksums import of_rows
+from .choosing import FLAT
 from .nominator import Nominator
-from .tuning import QUERIES, Exam, tune
+from .stamp import Stamp, is_usable
+from .tuning import Exam, tune
 
 if TYPE_CHECKING:
     import faiss
@@ -42,19 +34,10 @@ Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 Block: TypeAlias = tuple[Ids, Ids, Half]
 """Vector ids, ascending, the content of each, and the vectors as they are stored, (N, dim)."""
-Advance = Callable[[str, int, int], None]
-"""Told the stage ('index', 'train' or 'measure'), how much of it is done, and of how much."""
-
-MAGIC = b"IDXNBRS4"
-PATTERN = "neighbours-*.faiss"
 # of a row: its two ids and its checksum
 _NUMBER_BYTES = 8 + 8 + 8
-_TRAILER = 4 + 4 + len(MAGIC)
-_BLOCK = 1 << 24
-# a checksum that takes longer than 50 ms is not worth its time at every opening; crc32 runs at some GB/s
-_CHECKED_BYTES = 128 << 20
 # rows that are taken from a file at once
-_ROWS = 8192
+ROWS = 8192
 # numbers that are compared at once: they stay in a core's cache
 _NUMBERS = 1 << 16
 # numbers of rows that are scored at once, and the threads that do it: they share the interpreter
@@ -68,49 +51,15 @@ _IMPORT_NUMBERS = 200_000_000
 _FEW_QUERIES = 16
 # vectors that are asked for to see what alike neighbours take
 _ASKED = 2000
-# a projection that keeps less of the vectors' squared length sets neighbours apart too coarsely
-_KEPT = 0.98
-# tail vectors that are this much further from their centres are of another kind than those that were trained on
-_MOVED = 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What an index file says of itself.
-
-    name: by which the store knows it. kind: FLAT or a factory string. covered: vectors in it. last: the highest vector
-    id that it was built from. recall: as measured; effort, depth: how to search for it; fit: see Nominator.fit().
-    trained: vectors when it was trained. rows, ids, lists, structure: where the parts begin. bytes, crc32: of all
-    parts. guard: CRC-32 of what a search follows blindly, see _guarded().
-    """
-
-    name: str
-    model: str
-    kind: str
-    dim: int
-    covered: int
-    last: int
-    recall: float
-    target: float = 1.0
-    effort: int = 0
-    depth: int = 0
-    fit: float = 1.0
-    trained: int = 0
-    rows: int = 0
-    ids: int = 0
-    lists: int = 0
-    structure: int = 0
-    bytes: int = 0
-    crc32: int = 0
-    guard: int = 0
 
 
 class NeighbourIndex:
     """An open index file."""
 
     def __init__(self, path: Path, stamp: Stamp, structure: Nominator | None) -> None:
-        """Use open_index()."""
+        """Use open_index(). structure: what nominates, None for exact search."""
         self.stamp = stamp
+        self.structure = structure
         self._path = path
         self._compared = 0  # numbers, by numpy
         count = stamp.covered
@@ -118,7 +67,6 @@ class NeighbourIndex:
         self._ids: Ids = numbers[: 8 * count].view(np.int64)
         self._contents: Ids = numbers[8 * count : 16 * count].view(np.int64)
         self._checksums = numbers[16 * count :].view(np.uint64)
-        self._nominator = structure
         self._plane: faiss.IndexScalarQuantizer | None = None
         if structure is None and count * stamp.dim <= _FEW_NUMBERS:
             self._rows = _mapped(path, stamp.rows, count * 2 * stamp.dim).reshape(count, 2 * stamp.dim)
@@ -132,7 +80,7 @@ class NeighbourIndex:
     @property
     def most_effort(self) -> int:
         """See Nominator.most_effort."""
-        return self._nominator.most_effort if self._nominator else 1
+        return self.structure.most_effort if self.structure else 1
 
     def search(self, queries: Vectors, k: int, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
         """The k best vector ids for each query, best first: scores and ids, both (N, k). See find()."""
@@ -154,7 +102,7 @@ class NeighbourIndex:
         if k < 1:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         few = places is not None and count * self.stamp.dim <= _FEW_NUMBERS
-        if self._nominator is None or few:
+        if self.structure is None or few:
             return self.exact(queries, k, places)
         effort = -(-self.stamp.effort * self.stamp.covered // count)
         scores, found = self.nominate(queries, k, effort, depth, places)
@@ -204,7 +152,7 @@ class NeighbourIndex:
 
         They are found as cheaply as reaches the recall that it was built for; its stamp's recall is measured for that.
         """
-        if self._nominator is None:
+        if self.structure is None:
             return self
         rng = np.random.default_rng(self.stamp.covered)
         places = rng.choice(self.stamp.covered, min(self.stamp.covered, _ASKED), replace=False)
@@ -233,8 +181,8 @@ class NeighbourIndex:
                 return self._plane.search(queries, k, params=parameters)
         best = np.full((len(queries), k), -np.inf, np.float32)
         found = np.full((len(queries), k), -1, np.int64)
-        for start in range(0, self.stamp.covered, _ROWS):
-            rows = self.rows_at(slice(start, start + _ROWS))
+        for start in range(0, self.stamp.covered, ROWS):
+            rows = self.rows_at(slice(start, start + ROWS))
             scores, places = faiss.knn(queries, rows, min(k, len(rows)), faiss.METRIC_INNER_PRODUCT)
             both, where = np.hstack([best, scores]), np.hstack([found, places + start])
             order = np.argsort(-both, axis=1, kind="stable")[:, :k]
@@ -247,11 +195,11 @@ class NeighbourIndex:
         """The k best of `depth` candidates, re-ranked by the rows: scores and places, -1 where too few were found."""
         import faiss
 
-        assert self._nominator is not None
+        assert self.structure is not None
         effort = min(effort, self.most_effort)
-        self._nominator.prepare(queries, effort)
+        self.structure.prepare(queries, effort)
         with _selecting(places, self.stamp.covered) as selector:
-            inner = self._nominator.parameters(effort, selector)
+            inner = self.structure.parameters(effort, selector)
             factor = max(depth, k) / k
             parameters = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
                 k_factor=factor, base_index_params=inner
@@ -274,7 +222,7 @@ class NeighbourIndex:
         """Have faiss open the rows, which are mapped once for all then."""
         import faiss
 
-        self._plane = _read_plane(self._path, self.stamp)
+        self._plane = plane.read(self._path, self.stamp.dim, self.stamp.covered)
         rows = faiss.rev_swig_ptr(self._plane.codes.data(), self._plane.codes.size())
         self._rows = rows.reshape(self.stamp.covered, 2 * self.stamp.dim)
 
@@ -294,8 +242,8 @@ class NeighbourIndex:
 
     def blocks(self) -> Iterator[Block]:
         """All of it, a stretch at a time."""
-        for start in range(0, self.stamp.covered, _ROWS):
-            part = slice(start, start + _ROWS)
+        for start in range(0, self.stamp.covered, ROWS):
+            part = slice(start, start + ROWS)
             yield self._ids[part], self._contents[part], self._halves_at(part)
 
     def _halves_at(self, places: Ids | slice) -> Half:
@@ -318,16 +266,6 @@ def _mapped(path: Path, start: int, size: int) -> npt.NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r", start, (size,)).view(np.ndarray)  # which is cut faster
 
 
-def _read_plane(path: Path, stamp: Stamp) -> faiss.IndexScalarQuantizer:
-    """faiss's own index of all rows, which stay in the file."""
-    import faiss
-
-    plane = cast("faiss.IndexScalarQuantizer", faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
-    if plane.ntotal != stamp.covered or plane.d != stamp.dim:
-        raise RuntimeError("the rows are not what the stamp says")
-    return plane
-
-
 @contextmanager
 def _selecting(places: Ids | None, count: int) -> Iterator[Any]:
     """faiss's selector for some of so many places, None for all. Its bits, one a row, live as long as the block."""
@@ -340,184 +278,6 @@ def _selecting(places: Ids | None, count: int) -> Iterator[Any]:
     chosen[places] = True
     bits = np.packbits(chosen, bitorder="little")
     yield faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-
-
-def write_index(
-    folder: Path,
-    blocks: Iterable[Block],
-    stamp: Stamp,
-    kinds: Sequence[str] = (FLAT,),
-    advance: Advance = lambda *_: None,
-) -> Stamp:
-    """Build the index of some vectors, beside an older one.
-
-    blocks: each is dropped once it is written. kinds: tried in turn until one reaches the recall that the stamp's
-    `target` names; where none does, the last is taken. The stamp is filled in.
-    The new file is complete and on the disk before it gets its name.
-    Raises CatalogError where the disk refuses, or there is not enough memory; InvalidArgument for an unusable kind.
-    """
-    return _write(folder, blocks, stamp, lambda path, rows: _choose(path, rows, kinds, advance))
-
-
-def extend_index(
-    folder: Path,
-    old: NeighbourIndex,
-    blocks: Iterable[Block],
-    stamp: Stamp,
-    advance: Advance = lambda *_: None,
-) -> Stamp | None:
-    """The same, from an older index and the vectors that it does not cover yet, without training again.
-
-    None where that does not do any more, and nothing is written: the new vectors are of another kind than those that it
-    was trained on, or the recall cannot be reached.
-    """
-    try:
-        return _write(
-            folder, chain(old.blocks(), blocks), stamp, lambda path, rows: _extended(path, rows, old, advance)
-        )
-    except _Outgrown:
-        return None
-
-
-class _Outgrown(Exception):
-    """The structure was trained for another collection."""
-
-
-def _write(
-    folder: Path,
-    blocks: Iterable[Block],
-    stamp: Stamp,
-    nominate: Callable[[Path, Stamp], tuple[Stamp, Nominator | None]],
-) -> Stamp:
-    target = path_of(folder, stamp.name)
-    try:
-        with replacement(target) as temporary:
-            rows = _write_rows(temporary, blocks, stamp)
-            finished, structure = nominate(temporary, rows)
-            if structure is not None:
-                with temporary.open("ab") as file:
-                    lists, start = structure.write(file)
-                finished = replace(finished, lists=lists, structure=start)
-            finished = _append_stamp(temporary, finished)
-    except (RuntimeError, MemoryError) as error:  # what faiss raises
-        text = str(error).strip().splitlines() or ["out of memory"]
-        raise CatalogError(
-            f"{target} cannot be made: {text[0]}. Check the disk and the memory, and try again."
-        ) from error
-    return finished
-
-
-def _write_rows(path: Path, blocks: Iterable[Block], stamp: Stamp) -> Stamp:
-    """All rows, as faiss would write them, then their ids and checksums."""
-    numbers: list[tuple[Ids, Ids, Checksums]] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64))]
-    with path.open("wb") as file:
-        begin = file.write(_header(stamp.dim, 0))
-        for ids, contents, rows in blocks:
-            rows = np.ascontiguousarray(rows)
-            file.write(rows.data)
-            numbers.append((np.array(ids), np.array(contents), of_rows(ids, contents, rows)))
-        start = file.tell() + file.write(bytes(-file.tell() % 8))  # numbers that lie across words are copied to be used
-        for column in zip(*numbers, strict=True):
-            file.write(np.concatenate(column).data)
-        count = sum(len(ids) for ids, _, _ in numbers)
-        file.seek(0)
-        file.write(_header(stamp.dim, count))
-    return replace(stamp, covered=count, rows=begin, ids=start, kind=FLAT, recall=1.0)
-
-
-def _header(dim: int, count: int) -> bytes:
-    """What faiss writes before the rows of an index of so many.
-
-    In faiss's format the number of vectors is at byte 8, and the last eight bytes of an index without vectors are the
-    size of its codes; what faiss reads is compared with the stamp at every opening.
-    """
-    import faiss
-
-    empty = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    data: bytes = faiss.serialize_index(empty).tobytes()
-    size = count * 2 * dim
-    return data[:8] + count.to_bytes(8, "little") + data[16:-8] + size.to_bytes(8, "little")
-
-
-def _choose(path: Path, rows: Stamp, kinds: Sequence[str], advance: Advance) -> tuple[Stamp, Nominator | None]:
-    """The first structure that reaches the recall, or the last; None for exact search."""
-    exam: Exam | None = None
-    for kind in kinds:
-        if kind == FLAT or rows.covered < 2:
-            break
-        structure = nominator.make(kind, rows.dim)
-        index = NeighbourIndex(path, rows, None)
-        held_out, sample = _split(rows.covered)
-        advance("train", 0, 1)
-        training = index.rows_at(sample)
-        if structure.project(training) < _KEPT and kind != kinds[-1]:
-            continue
-        structure.train(training)
-        del training
-        rows = replace(rows, kind=kind, fit=structure.fit(index.rows_at(held_out)), trained=rows.covered)
-        _add(structure, index, 0, advance)
-        advance("measure", 0, 1)
-        exam = exam or Exam(index, held_out)
-        tuning = tune(NeighbourIndex(path, rows, structure), exam, rows.target)
-        rows = replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)
-        if tuning.recall >= rows.target or kind == kinds[-1]:
-            return rows, structure
-    return replace(rows, kind=FLAT, recall=1.0, effort=0, depth=0, fit=1.0, trained=rows.covered), None
-
-
-def _extended(path: Path, rows: Stamp, old: NeighbourIndex, advance: Advance) -> tuple[Stamp, Nominator | None]:
-    structure, before = old._nominator, old.stamp
-    if structure is None:
-        return replace(rows, trained=before.trained), None
-    index = NeighbourIndex(path, rows, None)
-    held_out, _ = _split(rows.covered)
-    fresh = held_out[held_out >= before.covered]
-    if len(fresh) and structure.fit(index.rows_at(fresh)) < _MOVED * before.fit:
-        raise _Outgrown
-    structure.load_all()
-    _add(structure, index, before.covered, advance)
-    rows = replace(rows, kind=before.kind, fit=before.fit, trained=before.trained)
-    advance("measure", 0, 1)
-    tuning = tune(NeighbourIndex(path, rows, structure), Exam(index, held_out), rows.target)
-    if tuning.recall < rows.target:
-        raise _Outgrown
-    return replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall), structure
-
-
-def _split(count: int) -> tuple[Ids, Ids]:
-    """Places to measure with, and places to train on: the same for the same number of vectors."""
-    rng = np.random.default_rng(count)
-    wanted = min(count, QUERIES + max(SAMPLE * lists_for(count), 16_384))
-    places = rng.choice(count, wanted, replace=False, shuffle=True)
-    queries = min(QUERIES, wanted // 2)
-    return np.sort(places[:queries]), np.sort(places[queries:])
-
-
-def _add(structure: Nominator, index: NeighbourIndex, start: int, advance: Advance) -> None:
-    with structure.adding() as add:
-        for place in range(start, index.stamp.covered, _ROWS):
-            add(index.rows_at(slice(place, place + _ROWS)))
-            advance("index", min(place + _ROWS, index.stamp.covered), index.stamp.covered)
-
-
-def remove_others(path: Path) -> None:
-    """Delete the index files beside the current one, half-written ones too. Who has one of them open keeps it."""
-    with changing(path.parent):
-        for other in [*path.parent.glob(PATTERN), *path.parent.glob("neighbours-*.tmp")]:
-            if other != path:
-                other.unlink(missing_ok=True)
-
-
-def path_of(folder: Path, name: str) -> Path:
-    """Every index has a file of its own, so that a reader keeps the one that it has opened."""
-    return folder / f"neighbours-{name}.faiss"
-
-
-def find_index(folder: Path, name: str, model: str) -> tuple[Path, Stamp] | None:
-    """The index file of a name, if its stamp is sound and of a model. Reads a few bytes, imports no faiss."""
-    path = path_of(folder, name)
-    stamp = read_stamp(path)
-    return (path, stamp) if stamp and (stamp.name, stamp.model) == (name, model) else None
 
 
 def open_index(path: Path, stamp: Stamp, *, checked: bool = False) -> NeighbourIndex | None:
@@ -533,78 +293,3 @@ def open_index(path: Path, stamp: Stamp, *, checked: bool = False) -> NeighbourI
         return index if os.path.samestat(opened, path.stat()) else None
     except (RuntimeError, OSError, ValueError):  # also where a build has just put another in its place
         return None
-
-
-def is_sound(path: Path, stamp: Stamp) -> bool:
-    """Whether all that comes before the stamp is what was written, and can be read."""
-    try:
-        return _checksum(path, (0, stamp.bytes)) == stamp.crc32
-    except OSError:
-        return False
-
-
-def is_usable(path: Path, stamp: Stamp, *, checked: bool = False) -> bool:
-    """Whether an index file may be searched.
-
-    checked: read it all to see, also where that takes longer than opening should. Otherwise only what is guarded is
-    read of a large one: what may be wrong then has no worse end than a neighbour that is missed.
-    """
-    if checked or stamp.bytes <= _CHECKED_BYTES:
-        return is_sound(path, stamp)
-    try:
-        return _checksum(path, *_guarded(stamp)) == stamp.guard
-    except OSError:
-        return False
-
-
-def read_stamp(path: Path) -> Stamp | None:
-    """The stamp of an index file, None where the file is cut, foreign or damaged at its end."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 4096, 0))
-            tail = file.read()
-    except OSError:
-        return None
-    end = len(tail) - _TRAILER
-    if end < 0 or not tail.endswith(MAGIC):
-        return None
-    length = int.from_bytes(tail[end + 4 : end + 8], "little")
-    text = tail[max(end - length, 0) : end]
-    if len(text) != length or zlib.crc32(text).to_bytes(4, "little") != tail[end : end + 4]:
-        return None
-    try:
-        stamp = Stamp(**json.loads(text))
-    except TypeError:  # of an indexer that stamps otherwise: the next build makes it anew
-        return None
-    return stamp if stamp.bytes + length + _TRAILER == size else None
-
-
-def _append_stamp(path: Path, stamp: Stamp) -> Stamp:
-    size = path.stat().st_size
-    finished = replace(stamp, bytes=size, crc32=_checksum(path, (0, size)))
-    finished = replace(finished, guard=_checksum(path, *_guarded(finished)))
-    text = json.dumps(asdict(finished)).encode() + b"\n"
-    with path.open("ab") as file:
-        file.write(text + zlib.crc32(text).to_bytes(4, "little") + len(text).to_bytes(4, "little") + MAGIC)
-        file.flush()
-        os.fsync(file.fileno())
-    return finished
-
-
-def _guarded(stamp: Stamp) -> list[tuple[int, int]]:
-    """Where the header of the rows is, and the structure with the sizes of its lists: beginnings and ends."""
-    header = (0, stamp.rows)
-    return [header] if stamp.kind == FLAT else [header, (stamp.structure, stamp.bytes)]
-
-
-def _checksum(path: Path, *parts: tuple[int, int]) -> int:
-    """CRC-32 of some parts of a file, one after the other."""
-    checksum = 0
-    with path.open("rb") as file:
-        for start, end in parts:
-            file.seek(start)
-            while start < end and (block := file.read(min(end - start, _BLOCK))):
-                checksum = zlib.crc32(block, checksum)
-                start += len(block)
-    return checksum

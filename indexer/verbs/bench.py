@@ -22,8 +22,9 @@ from ..embed.embedder import TOP_LABELS, Embedder, Vectors, is_exact
 from ..errors import InvalidArgument, PictureError
 from ..machine import cores
 from ..neighbours.choosing import FLAT
-from ..neighbours.index import Stamp as IndexStamp
-from ..neighbours.index import open_index, write_index
+from ..neighbours.index import open_index
+from ..neighbours.making import write_index
+from ..neighbours.stamp import Stamp as IndexStamp
 from ..pictures.samples import MADE_UP_SIZE, from_folder, made_up
 from ..pictures.signature import SIGNATURE_BYTES
 from ..pictures.workers import Decoders, Prepared

@@ -18,8 +18,10 @@ import numpy.typing as npt
 from ..errors import CatalogError
 from ..halves import unit, widened
 from ..neighbours.choosing import DEFAULT_RECALL, FLAT, Wish, structures
-from ..neighbours.index import NeighbourIndex, Stamp, open_index, path_of, write_index
+from ..neighbours.index import NeighbourIndex, open_index
+from ..neighbours.making import write_index
 from ..neighbours.pairs import SLACK, Pairs, estimate, pairs_above, scored, similarity
+from ..neighbours.stamp import Stamp, path_of
 from ..pictures.looks import DIM, looks
 from ..records import Progress
 from ..store.rows import StoredModel

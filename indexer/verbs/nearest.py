@@ -18,18 +18,9 @@ import numpy.typing as npt
 
 from ..halves import Half, cosines, unit
 from ..neighbours.choosing import FLAT, Wish, structures
-from ..neighbours.index import (
-    Block,
-    NeighbourIndex,
-    Stamp,
-    extend_index,
-    find_index,
-    is_usable,
-    open_index,
-    path_of,
-    remove_others,
-    write_index,
-)
+from ..neighbours.index import Block, NeighbourIndex, open_index
+from ..neighbours.making import extend_index, write_index
+from ..neighbours.stamp import Stamp, find_index, is_usable, path_of, remove_others
 from ..records import NeighboursInfo, Progress
 from ..store.lock import vouched
 from ..store.rows import StoredModel

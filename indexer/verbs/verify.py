@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import CatalogError
 from ..files import changing
-from ..neighbours.index import is_sound, path_of, read_stamp
+from ..neighbours.stamp import is_sound, path_of, read_stamp
 from ..records import BuildReport, VerifyReport
 from ..store import salvage, seal
 from ..store.checking import problems

@@ -135,7 +135,7 @@ def points() -> dict[str, Callable[[Grief], None]]:
     """Every named point of a repair and of a build, in the order in which it comes to them."""
     from sqlite_utils.db import Database
 
-    from indexer.neighbours import index
+    from indexer.neighbours import making
     from indexer.pictures import batches
     from indexer.pictures.workers import Decoders
     from indexer.store import lock, salvage, seal
@@ -168,9 +168,9 @@ def points() -> dict[str, Callable[[Grief], None]]:
         "commit after": after(Store, "commit"),
         "clean-up before": before(Survey, "finish"),
         "clean-up after": after(Survey, "finish"),
-        "index before": before(index, "_write_rows"),
-        "index after": after(index, "_write_rows"),
-        "stamp after": after(index, "_append_stamp"),
+        "index before": before(making, "_write_rows"),
+        "index after": after(making, "_write_rows"),
+        "stamp after": after(making, "append_stamp"),
         "index rename before": renaming(".faiss", done=False),
         "index rename after": renaming(".faiss", done=True),
         "index named": after(Store, "use_neighbours"),

@@ -21,7 +21,9 @@ import pytest
 
 from indexer import Catalog, CatalogError, IndexerError
 from indexer.cli.common import SOME_SKIPPED
-from indexer.neighbours import index
+from indexer.neighbours import making
+from indexer.neighbours.stamp import Stamp as IndexStamp
+from indexer.neighbours.stamp import path_of
 from indexer.records import Stamp
 from indexer.store import connection
 from indexer.store.store import Store
@@ -127,7 +129,7 @@ def refusing(real: Callable[..., Any], number: int, which: str = "") -> Callable
         (os, "fsync", "", "catalog"),
         (os, "pwrite", "", "build.lock"),
         (os, "ftruncate", "", "build.lock"),
-        (index, "_append_stamp", "", "neighbours-"),
+        (making, "append_stamp", "", "neighbours-"),
     ],
 )
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
@@ -174,14 +176,14 @@ def test_what_faiss_refuses_is_an_error_of_ours(
 
 def test_an_index_that_did_not_fit_is_never_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """faiss's own writer does not notice when the last bytes of a file are refused."""
-    monkeypatch.setattr(index, "_append_stamp", None)  # that must not be what fails
-    stamp = index.Stamp("uuid", "model", "flat fp16", dim=4, covered=3, last=3, recall=1.0)
+    monkeypatch.setattr(making, "append_stamp", None)  # that must not be what fails
+    stamp = IndexStamp("uuid", "model", "flat fp16", dim=4, covered=3, last=3, recall=1.0)
     full = tmp_path / "full"
     full.mkdir()
-    target = index.path_of(full, stamp.name)
+    target = path_of(full, stamp.name)
     (full / f"{target.name}.tmp").symlink_to("/dev/full")
     with pytest.raises(CatalogError, match="No space left"):
-        index.write_index(full, [(np.arange(1, 4), np.arange(1, 4), np.eye(3, 4, dtype=np.float16))], stamp)
+        making.write_index(full, [(np.arange(1, 4), np.arange(1, 4), np.eye(3, 4, dtype=np.float16))], stamp)
     assert list(full.iterdir()) == []
 
 

@@ -22,21 +22,10 @@ from indexer import CatalogError, InvalidArgument
 from indexer.halves import unit
 from indexer.neighbours import tuning
 from indexer.neighbours.choosing import FLAT
-from indexer.neighbours.index import (
-    MAGIC,
-    Block,
-    NeighbourIndex,
-    Stamp,
-    extend_index,
-    find_index,
-    is_usable,
-    open_index,
-    path_of,
-    read_stamp,
-    remove_others,
-    write_index,
-)
+from indexer.neighbours.index import Block, NeighbourIndex, open_index
+from indexer.neighbours.making import extend_index, write_index
 from indexer.neighbours.nominator import make
+from indexer.neighbours.stamp import MAGIC, Stamp, find_index, is_usable, path_of, read_stamp, remove_others
 
 DIM = 32
 
@@ -165,7 +154,7 @@ def test_a_damaged_row_is_no_neighbour(
 ) -> None:
     monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
     stamp = write(tmp_path, rows)
-    monkeypatch.setattr("indexer.neighbours.index._CHECKED_BYTES", 0)  # as where checking takes too long
+    monkeypatch.setattr("indexer.neighbours.stamp._CHECKED_BYTES", 0)  # as where checking takes too long
     (path,) = tmp_path.iterdir()
     data = bytearray(path.read_bytes())
     begin = stamp.rows
@@ -262,8 +251,8 @@ def test_a_structure_reaches_the_recall_that_it_says(tmp_path: Path, clustered: 
 def test_a_query_reads_only_the_lists_that_it_touches(tmp_path: Path, clustered: np.ndarray) -> None:
     stamp = write(tmp_path, clustered, LISTS, target=0.9)
     index = opened(tmp_path)
-    assert index._nominator is not None
-    lists = index._nominator._lists
+    assert index.structure is not None
+    lists = index.structure._lists
     assert lists is not None
     before = len(lists._missing)
     index.nominate(clustered[:1], 10, 2, 50)
@@ -457,7 +446,7 @@ def test_damage_anywhere_in_a_structure_is_found(tmp_path: Path, clustered: np.n
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Index files count as too large to be read at every opening."""
-    monkeypatch.setattr("indexer.neighbours.index._CHECKED_BYTES", 0)
+    monkeypatch.setattr("indexer.neighbours.stamp._CHECKED_BYTES", 0)
 
 
 def harmed(data: bytes, start: int, end: int, rng: np.random.Generator) -> bytes:

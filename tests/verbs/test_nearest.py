@@ -21,8 +21,8 @@ from indexer import Catalog, CatalogDamaged, CatalogError, InvalidArgument
 from indexer.files import remove_left_over
 from indexer.neighbours import tuning
 from indexer.neighbours.choosing import Wish
-from indexer.neighbours.index import Stamp as IndexStamp
-from indexer.neighbours.index import find_index, is_sound, read_stamp
+from indexer.neighbours.stamp import Stamp as IndexStamp
+from indexer.neighbours.stamp import find_index, is_sound, read_stamp
 from indexer.records import PictureInfo, Source, Stamp
 from indexer.store.lock import building, vouch
 from indexer.store.rows import Entry
@@ -389,7 +389,7 @@ def test_an_index_of_a_later_generation_is_not_used(store: Store, folder: Path, 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Index files count as too large to be read at every opening."""
-    monkeypatch.setattr("indexer.neighbours.index._CHECKED_BYTES", 0)
+    monkeypatch.setattr("indexer.neighbours.stamp._CHECKED_BYTES", 0)
 
 
 def index_path(store: Store) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from indexer import Catalog, CatalogError, InvalidArgument, PictureError
-from indexer.neighbours import index
+from indexer.neighbours import stamp
 from indexer.pictures import scan
 from indexer.verbs import nearest
 
@@ -218,7 +218,7 @@ def test_a_lost_or_damaged_index_changes_no_answer(
     filled: Catalog, fake: FakeEmbedder, pictures: Path, harm: str
 ) -> None:
     before = filled.query(pictures / "a.png", k=25)
-    (file,) = filled.folder.glob(index.PATTERN)
+    (file,) = filled.folder.glob(stamp.PATTERN)
     data = bytearray(file.read_bytes())
     if harm == "missing":
         file.unlink()
@@ -234,8 +234,8 @@ def test_a_lost_or_damaged_index_changes_no_answer(
         file.write_bytes(data)
     assert filled.query(pictures / "a.png", k=25) == before
     filled.build([pictures])
-    (again,) = filled.folder.glob(index.PATTERN)
-    assert index.read_stamp(again) is not None
+    (again,) = filled.folder.glob(stamp.PATTERN)
+    assert stamp.read_stamp(again) is not None
     assert filled.query(pictures / "a.png", k=25) == before
 
 
