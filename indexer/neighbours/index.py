@@ -121,8 +121,8 @@ class NeighbourIndex:
         places, and all that is returned: (N, k); queries: (N, dim), unit rows. Cosines are those of the rows as the
         store held them. Not sound is a gap, and a row that is not what was written.
         """
-        threads = min(places.size * self.stamp.dim // _SCORED_NUMBERS, len(places), cores(), _SCORERS)
-        if threads < 2:
+        threads = min(places.size * self.stamp.dim // _SCORED_NUMBERS, len(places), _SCORERS)
+        if threads < 2 or (threads := min(threads, cores())) < 2:
             return self._scored(places, queries)
         bounds = [i * len(places) // threads for i in range(threads + 1)]
         parts = [slice(start, end) for start, end in pairwise(bounds)]
