@@ -254,10 +254,10 @@ def recall(folder: Path, queries: np.ndarray, found: np.ndarray) -> float:
     return float(((scores >= needed - 2e-5) & (found >= 0)).mean())
 
 
-def timed(work: Callable[[], Any], rounds: int = 3) -> float:
-    """The least of some times: what else the machine does only ever adds."""
-    times = []
-    for _ in range(rounds):
+def timed(work: Callable[[], Any], rounds: int = 3, seconds: float = 2.0) -> float:
+    """The least of some times: what else the machine does only ever adds, and so does memory that is new."""
+    times: list[float] = []
+    while len(times) < rounds or sum(times) < seconds:
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
 from ..errors import InvalidArgument, ModelError, OutOfMemory
+from ..machine import cores
 from ..preprocess import RESAMPLING, Pixels, fit_array
 from ..records import FLOAT, INT8, Label, ModelId, Preprocess
 from .embedder import TOP_LABELS, Embedded, Vectors
@@ -126,15 +127,16 @@ class TimmEmbedder:
         return self._shared_out(batches, total or 0)
 
     def _shared_out(self, batches: Iterable[Pixels | None], total: int) -> Generator[Embedded | None]:
-        cores = torch.get_num_threads()
-        streams = cores if self._device.type == "cpu" else 1
+        before = torch.get_num_threads()
+        allowed = min(before, cores())
+        streams = allowed if self._device.type == "cpu" else 1
         threads = max(1, min(streams, total // (self.batch_size * _BATCHES_A_THREAD)))
-        each = cores // threads
+        each = allowed // threads
         try:
             with threadpool_limits(each, "blas"):  # numpy's, see OpenBlasLinears
                 yield from in_threads(batches, self.forward, threads, lambda: torch.set_num_threads(each))
         finally:
-            torch.set_num_threads(cores)  # torch's threads begin with what was set last, wherever
+            torch.set_num_threads(before)  # torch's threads begin with what was set last, wherever
 
     def _piped(self, batches: Iterable[Pixels | None], total: int) -> Generator[Embedded | None]:
         pipeline, started = self._pipeline(), 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,11 +90,8 @@ class Nominator:
         for part in (self._ivf, getattr(self._ivf, "pq", None), getattr(self.index, "pq", None)):
             if part is not None and hasattr(part, "cp"):
                 part.cp.min_points_per_centroid = 1  # otherwise faiss complains on stderr
-        with ExitStack() as stack:
-            if self._ivf is not None and faiss.get_num_gpus():
-                comparing = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(self._ivf.d))
-                stack.enter_context(_lent(self._ivf, "clustering_index", comparing))
-            stack.enter_context(_learning(sample))
+        comparing = None if self._ivf is None else _on_gpus(faiss.IndexFlatIP(self._ivf.d))
+        with _lent(self._ivf, "clustering_index", comparing), _learning(sample):
             self.index.train(sample)
 
     @contextmanager
@@ -103,11 +100,9 @@ class Nominator:
         import faiss
 
         centres = None if self._ivf is None else faiss.downcast_index(self._ivf.quantizer)
-        if not isinstance(centres, faiss.IndexFlat) or not faiss.get_num_gpus():
-            yield self.index.add
-            return
-        # how a row differs from its centre is asked for one by one, which a GPU answers slowly
-        finding = faiss.IndexRefine(faiss.index_cpu_to_all_gpus(centres), centres)
+        comparing = _on_gpus(centres) if isinstance(centres, faiss.IndexFlat) else None
+        # how a row differs from its centre is asked for one by one, which a GPU would answer slowly
+        finding = None if comparing is None else faiss.IndexRefine(comparing, centres)
         with _lent(self._ivf, "quantizer", finding):
             yield self.index.add
 
@@ -247,9 +242,21 @@ def _code_bytes(lists: Any, sizes: Places) -> Places:
     return sizes * int(lists.code_size)
 
 
+def _on_gpus(index: Any) -> Any:
+    """A copy of an index on all GPUs that faiss sees. None where it sees none, or they lack the memory."""
+    import faiss
+
+    with suppress(RuntimeError):
+        return faiss.index_cpu_to_all_gpus(index) if faiss.get_num_gpus() else None
+    return None
+
+
 @contextmanager
 def _lent(index: Any, part: str, other: Any) -> Iterator[None]:
-    """A part of a faiss index exchanged for another, which faiss would otherwise take for its own and leave behind."""
+    """A part of a faiss index exchanged for another, if there is one: faiss would take it for its own and leave it."""
+    if other is None:
+        yield
+        return
     before = getattr(index, part)
     setattr(index, part, other)
     try:

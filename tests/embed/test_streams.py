@@ -197,9 +197,12 @@ def test_a_stream_is_forward_of_each_batch(embedder: Embedder, fitted: Pixels, s
         assert np.array_equal(embedded.probabilities, expected.probabilities)
 
 
+@pytest.mark.parametrize(("allowed", "used"), [(64, 4), (2, 2)])
 def test_cores_work_apart_where_there_are_batches_enough(
-    embedder: Embedder, fitted: Pixels, monkeypatch: pytest.MonkeyPatch
+    embedder: Embedder, fitted: Pixels, monkeypatch: pytest.MonkeyPatch, allowed: int, used: int
 ) -> None:
+    """As many as torch has threads, but no more than a container allows."""
+    monkeypatch.setattr("indexer.embed.eva.cores", lambda: allowed)
     shares: list[tuple[str, int]] = []
     forward = embedder.forward
 
@@ -216,7 +219,7 @@ def test_cores_work_apart_where_there_are_batches_enough(
             shares.clear()
             streamed = list(embedder.stream((fitted[at : at + 1] for at in range(6)), total))
             assert {name for name, _ in shares} == {f"embedder_{number}" for number in range(threads)}
-            assert {cores for _, cores in shares} == {4 // threads}
+            assert {cores for _, cores in shares} == {used // threads}
             assert torch.get_num_threads() == 4
             for at, embedded in enumerate(streamed):
                 assert embedded is not None

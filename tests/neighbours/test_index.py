@@ -295,6 +295,19 @@ def test_gpus_find_the_lists_of_rows(
     assert made == [0, 64, 64]  # to train, to add, to add more
 
 
+def test_where_a_gpu_has_no_room_the_cpu_does_it(
+    tmp_path: Path, clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = write(tmp_path, clustered, LISTS, target=0.95)
+
+    def full(index: faiss.Index) -> faiss.Index:
+        raise RuntimeError("StandardGpuResources: alloc fail")
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", full)
+    assert write(tmp_path, clustered, LISTS, target=0.95) == alone
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", [LISTS, "PCAR16,IVF64,PQ16x4fsr", "HNSW16,SQ8"])
 def test_a_structure_made_on_a_gpu_reaches_its_recall(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
