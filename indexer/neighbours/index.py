@@ -288,7 +288,7 @@ def open_index(path: Path, stamp: Stamp, *, checked: bool = False) -> NeighbourI
             return None
         structure = None
         if stamp.kind != FLAT:
-            structure = nominator.read(path, stamp.lists, stamp.structure, stamp.bytes, stamp.covered)
+            structure = nominator.read(path, stamp.lists, stamp.structure, stamp.covered)
         index = NeighbourIndex(path, stamp, structure)
         return index if os.path.samestat(opened, path.stat()) else None
     except (RuntimeError, OSError, ValueError):  # also where a build has just put another in its place

@@ -162,19 +162,19 @@ class Nominator:
         return rows
 
 
-def read(path: Path, lists: int, structure: int, end: int, count: int) -> Nominator:
-    """What Nominator.write() has written between two places of a file, over `count` rows; lists are read on use."""
+def read(path: Path, lists: int, structure: int, count: int) -> Nominator:
+    """What Nominator.write() has written, which begins at these places of a file; lists are read on use."""
     import faiss
 
     with path.open("rb") as file:
         file.seek(structure)
-        data = file.read(end - structure)
-    nominator = Nominator(faiss.deserialize_index(np.frombuffer(data, np.uint8)))
-    if nominator.has_lists:
-        ivf = nominator._ivf
-        sizes = np.frombuffer(data[-8 * ivf.nlist :], np.int64)
-        nominator._lists = _Lists(ivf, sizes, path, lists)
-        nominator.index.ntotal = ivf.ntotal = count
+        reader = faiss.PyCallbackIOReader(file.read)  # type: ignore[attr-defined]
+        nominator = Nominator(faiss.read_index(reader))
+        if nominator.has_lists:
+            ivf = nominator._ivf
+            sizes = np.frombuffer(file.read(8 * ivf.nlist), np.int64)
+            nominator._lists = _Lists(ivf, sizes, path, lists)
+            nominator.index.ntotal = ivf.ntotal = count
     return nominator
 
 
