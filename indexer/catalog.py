@@ -133,7 +133,7 @@ class Catalog:
         switch_model: go on with another model than the catalog's; vectors of the old one stay. wait: for another build
         of this catalog to end. neighbours: 'flat', 'ivf', 'hnsw' or a string of faiss.index_factory instead of what the
         rule chooses; recall: the recall@10 that its index must reach (0.99); memory: bytes that it may take (a quarter
-        of the machine's). optimize: bring the index up to date, however little has changed.
+        of what the machine or its container has). optimize: bring the index up to date, however little has changed.
         Raises CatalogLocked, UnsafeRemoval for a root that is missing or empty, WrongModel, and ModelError.
         """
         from .store.lock import building

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float32]
 # numbers that are done at once, so that every step over them finds them in the cache
 _AT_ONCE = 1 << 16
 # numbers that are compared at once: so many that the steps over them, and not Python, take the time
-_COMPARED_AT_ONCE = 1 << 19
+COMPARED_AT_ONCE = 1 << 19
 # a float16 has 10 bits of fraction after 5 of exponent, a float32 has 23 after 8, and 112 more is its zero of them
 _SHIFT, _SIGN_AND_NUMBER, _BIAS = 23 - 10, np.int32(-0x7000_2000), np.float32(2.0**112)
 # the square of what the exponent of infinity, and of what is no number, comes to
@@ -41,7 +41,7 @@ def cosines(rows: Half, queries: Floats) -> Floats:
     """
     count, each, dim = rows.shape
     scores = np.empty((count, each), np.float32)
-    step = max(1, _COMPARED_AT_ONCE // max(each * dim, 1))
+    step = max(1, COMPARED_AT_ONCE // max(each * dim, 1))
     filled = np.empty((min(step, count), each, dim), np.float32)
     for start in range(0, count, step):
         part, asked = rows[start : start + step], queries[start : start + step]

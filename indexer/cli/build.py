@@ -22,7 +22,7 @@ from .progress import progress_bar
 @common.catalog_option
 @common.model_option(f"the catalog's, or {DEFAULT_MODEL}")
 @common.model_options
-@click.option("--workers", type=click.IntRange(1), help="Decoding processes. Default: one a core.")
+@click.option("--workers", type=click.IntRange(1), help="Decoding processes. Default: one a core that may be used.")
 @common.max_pixels_option
 @click.option("--wait", is_flag=True, help="Wait for another build of this catalog instead of giving up.")
 @click.option("--prune", is_flag=True, help="Also forget images when more than 10 % of a folder are gone.")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..halves import Half, cosines, widened
+from ..halves import COMPARED_AT_ONCE, Half, cosines, widened
 from ..machine import cores
 from . import nominator, plane
 from .checksums import of_rows
@@ -40,8 +40,7 @@ _NUMBER_BYTES = 8 + 8 + 8
 ROWS = 8192
 # numbers that are compared at once: they stay in a core's cache
 _NUMBERS = 1 << 16
-# numbers of rows that are scored at once, and the threads that do it: they share the interpreter
-_SCORED_NUMBERS = 1 << 19
+# threads that score rows: they share the interpreter
 _SCORERS = 4
 # so few numbers are read sooner than the best of them are looked for, or than faiss is imported
 _FEW_NUMBERS = 40_000_000
@@ -121,7 +120,7 @@ class NeighbourIndex:
         places, and all that is returned: (N, k); queries: (N, dim), unit rows. Cosines are those of the rows as the
         store held them. Not sound is a gap, and a row that is not what was written.
         """
-        threads = min(places.size * self.stamp.dim // _SCORED_NUMBERS, len(places), _SCORERS)
+        threads = min(places.size * self.stamp.dim // COMPARED_AT_ONCE, len(places), _SCORERS)
         if threads < 2 or (threads := min(threads, cores())) < 2:
             return self._scored(places, queries)
         bounds = [i * len(places) // threads for i in range(threads + 1)]
@@ -135,7 +134,7 @@ class NeighbourIndex:
         contents, sound = self._contents[places], places >= 0
         scores = np.empty(places.shape, np.float32)
         each, dim = places.shape[1], self.stamp.dim
-        step = max(1, _SCORED_NUMBERS // max(each * dim, 1))
+        step = max(1, COMPARED_AT_ONCE // max(each * dim, 1))
         taken = np.empty((min(step, len(places)) * each, 2 * dim), np.uint8)
         for start in range(0, len(places), step):
             part = slice(start, start + step)

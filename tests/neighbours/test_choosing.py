@@ -38,6 +38,13 @@ def test_what_does_not_fit_the_memory_is_left_out() -> None:
         structures(1_000_000, 1024, Wish("ivf", memory=100_000_000))
 
 
+def test_a_quarter_of_the_memory_is_enough_unless_more_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexer.neighbours.choosing.memory", lambda: 4 * 1_500_000_000)
+    assert structures(1_000_000, 1024, Wish()) == structures(1_000_000, 1024, Wish(memory=1_500_000_000))
+    monkeypatch.setattr("indexer.neighbours.choosing.memory", lambda: 4 * 100_000_000)
+    assert structures(1_000_000, 1024, Wish()) == (FLAT,)
+
+
 def test_what_is_asked_for_is_taken() -> None:
     assert structures(10_000_000, 1024, Wish(FLAT)) == (FLAT,)
     assert structures(10_000, 1024, Wish("ivf", memory=PLENTY))[0] == "PCAR128,IVF128,PQ128x4fsr"

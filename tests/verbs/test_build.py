@@ -17,8 +17,9 @@ from PIL import Image
 from indexer import BuildReport, Catalog, InvalidArgument, Progress, UnsafeRemoval, WrongModel
 from indexer.embed.embedder import Embedded
 from indexer.pictures import scan
+from indexer.pictures.workers import Decoders
 from indexer.preprocess import Pixels, fit
-from indexer.records import FoundFile
+from indexer.records import FoundFile, Preprocess
 from indexer.render import jsonl, text
 from indexer.store.rows import Entry, Known
 from indexer.store.store import Store
@@ -366,6 +367,23 @@ def many(pictures: Path) -> Path:
     shutil.copy(pictures / "305.png", pictures / "33-copy.png")
     (pictures / "310a.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     return pictures
+
+
+@pytest.mark.parametrize(("allowed", "asked", "used"), [(3, None, 3), (100, None, 32), (3, 1, 1)])
+def test_there_is_a_decoder_for_every_core_that_may_be_used(
+    catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, asked: int | None, used: int
+) -> None:
+    made: list[int] = []
+
+    class Counted(Decoders):
+        def __init__(self, preprocess: Preprocess, count: int, *rest: Any, **more: Any) -> None:
+            made.append(count)
+            super().__init__(preprocess, count, *rest, **more)
+
+    monkeypatch.setattr("indexer.verbs.build.cores", lambda: allowed)
+    monkeypatch.setattr("indexer.verbs.build.Decoders", Counted)
+    assert catalog.build([pictures], workers=asked).added
+    assert made == [used]
 
 
 def test_an_embedder_that_works_ahead_ends_with_the_same(tmp_path: Path, pictures: Path) -> None:

@@ -141,7 +141,7 @@ def test_many_queries_at_once(
     """However many the index is asked at once, and however many candidates are scored at once, in threads or not."""
     monkeypatch.setattr(nearest, "QUERIES", at_once)
     monkeypatch.setattr("indexer.neighbours.index.cores", lambda: 3)
-    monkeypatch.setattr("indexer.neighbours.index._SCORED_NUMBERS", numbers)
+    monkeypatch.setattr("indexer.neighbours.index.COMPARED_AT_ONCE", numbers)
     assert stamp_of(store).kind == LISTS
     queries = made(1, 600)
     found = search(store, queries, 10)
@@ -412,7 +412,7 @@ def test_whatever_a_damaged_index_names_the_answer_is_true(
 ) -> None:
     """It may lack a neighbour: no score is wrong, nothing comes twice, nothing that a filter has ruled out."""
     monkeypatch.setattr(nearest, "FEW", 0)
-    monkeypatch.setattr("indexer.neighbours.index._SCORED_NUMBERS", 12 * DIM * 7)
+    monkeypatch.setattr("indexer.neighbours.index.COMPARED_AT_ONCE", 12 * DIM * 7)
     monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
     refresh(store, Wish(kind, recall=0.97))
     add(store, made(2, 200), 3000)
