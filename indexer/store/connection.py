@@ -226,6 +226,14 @@ def read_as_present(conn: sqlite3.Connection) -> None:
         conn.execute("CREATE TEMP VIEW contents AS SELECT *, NULL AS shown FROM main.contents")
 
 
+def has_log(database: Path) -> bool:
+    """Whether SQLite's log holds anything that may not be in the file yet; whoever leaves last deletes the log."""
+    try:
+        return database.with_name(database.name + "-wal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
 
@@ -246,7 +254,7 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
             return conn
         except sqlite3.OperationalError:
             conn.close()
-            if log.exists() and log.stat().st_size:
+            if has_log(path):
                 raise
     return _connect_as(path, "ro" if log.exists() and not writable else "ro&immutable=1")
 

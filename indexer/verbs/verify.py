@@ -13,6 +13,7 @@ from ..neighbours.stamp import is_sound, path_of, read_stamp
 from ..records import BuildReport, VerifyReport
 from ..store import salvage, seal
 from ..store.checking import problems
+from ..store.connection import has_log
 from ..store.store import FILE, Store
 
 SHOWN = 20
@@ -75,10 +76,9 @@ def _check_pages(folder: Path) -> Iterator[str]:
         return
     if sealed is None:
         return
-    log = database.with_name(FILE + "-wal")
     if not database.exists():
         yield GONE
-    elif not log.exists() or log.stat().st_size == 0:
+    elif not has_log(database):
         pages = seal.damaged_pages(database, sealed)
         if pages and seal.read(database) == sealed:  # no build has begun meanwhile
             yield f"{FILE}: {len(pages):,} pages are not as they were written (the first is {pages[0]})"

@@ -23,6 +23,7 @@ from indexer.cli.common import SOME_SKIPPED
 from indexer.files import network_file_system
 from indexer.halves import unit
 from indexer.store import handles, lock
+from indexer.store.connection import has_log
 from indexer.store.lock import building
 from indexer.store.vectors import as_stored
 from indexer.verbs import build as build_verb
@@ -272,6 +273,28 @@ def read_while_building(folder: Path, seconds: float, processes: int, threads: i
         "queries": sum(report["queries"] for report in reports),
         "states": max(report["states"] for report in reports),
     }
+
+
+def test_a_log_may_go_while_it_is_looked_at(tmp_path: Path) -> None:
+    """SQLite deletes it when the last one leaves, which is no reason for verify or a reader to fail."""
+    log, stop = tmp_path / "catalog.sqlite-wal", threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            log.write_bytes(b"changes")
+            log.unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    seen: set[bool] = set()
+    started = time.monotonic()
+    try:
+        while (passed := time.monotonic() - started) < 0.3 or (len(seen) < 2 and passed < 30):
+            seen.add(has_log(log.with_name("catalog.sqlite")))
+    finally:
+        stop.set()
+        other.join()
+    assert seen == {True, False}
 
 
 @pytest.fixture
