@@ -273,7 +273,7 @@ def _learning(sample: Vectors) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise InvalidArgument(
-            f"faiss cannot make this index of {len(sample):,} vectors ({_reason(error)}). Choose a smaller one, or "
+            f"faiss cannot train this index on {len(sample):,} vectors ({_reason(error)}). Choose a smaller one, or "
             "leave --neighbours out."
         ) from None
 
