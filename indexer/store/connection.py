@@ -21,7 +21,7 @@ from .sqlite_errors import translated
 
 # 'IDXR': what `file` and SQLite tools show for a catalog
 APPLICATION_ID = 0x49445852
-FORMAT = 2
+FORMAT = 3
 BUSY_SECONDS = 60.0
 LOG_PAGES = 16384
 # values that one statement takes; SQLite allowed 999 for a long time
@@ -221,9 +221,10 @@ def read_as_present(conn: sqlite3.Connection) -> None:
 
     A temporary view goes before the table of the same name.
     """
-    columns, shown = conn.execute("SELECT count(*), sum(name = 'shown') FROM pragma_table_info('contents')").fetchone()
-    if columns and not shown:
-        conn.execute("CREATE TEMP VIEW contents AS SELECT *, NULL AS shown FROM main.contents")
+    columns = {name for (name,) in conn.execute("SELECT name FROM pragma_table_info('contents')")}
+    missing = [f"NULL AS {name}" for name in ("shown", "holds") if name not in columns]
+    if columns and missing:
+        conn.execute(f"CREATE TEMP VIEW contents AS SELECT *, {', '.join(missing)} FROM main.contents")
 
 
 def has_log(database: Path) -> bool:

@@ -12,12 +12,12 @@ import numpy as np
 from ..records import ImageRecord, Label
 from . import filters
 from .connection import IN_ONE_STATEMENT, Connection, in_parts
-from .rows import Ids, Passing
+from .rows import Ids, Passing, StoredModel, has_vector
 from .sqlite_errors import translated
 
 _IMAGE = (
     "images.id, content_id, roots.path, images.path, "
-    "sha256, bytes, width, height, format, taken, camera, mtime_ns, shown "
+    "sha256, bytes, width, height, format, taken, camera, mtime_ns, shown, holds "
     "FROM images JOIN roots ON roots.id = root_id JOIN contents ON contents.id = content_id"
 )
 
@@ -76,10 +76,13 @@ class ImageRows:
             found.setdefault(content, []).append(os.fsdecode(os.path.join(root, path)))
         return found
 
-    def repeated(self) -> list[int]:
-        """Contents that more than one image holds."""
-        sql = "SELECT content_id FROM images GROUP BY content_id HAVING count(*) > 1 ORDER BY content_id"
-        return [number for (number,) in self.db.rows(sql)]
+    def repeated(self, model: StoredModel) -> list[int]:
+        """Contents that more than one image holds, of those with a vector of the model."""
+        sql = (
+            f"SELECT content_id FROM images WHERE {has_vector('images.content_id')} "
+            "GROUP BY content_id HAVING count(*) > 1 ORDER BY content_id"
+        )
+        return [number for (number,) in self.db.rows(sql, [model.row])]
 
     def digests(self, image_ids: Sequence[int]) -> dict[int, bytes]:
         """Image id -> SHA-256 of its content."""
@@ -114,11 +117,11 @@ class ImageRows:
     def _records(self, rows: list[Any]) -> dict[int, ImageRecord]:
         labels = self.labels_of([row[1] for row in rows])
         records = {}
-        for image, content, root, path, digest, size, width, height, format, taken, camera, modified, shown in rows:
+        for image, content, root, path, digest, size, width, height, format, taken, camera, modified, *seen in rows:
             full = os.fsdecode(os.path.join(root, path))
             found = labels.get(content, ())
             records[image] = ImageRecord(
-                full, digest.hex(), size, width, height, format, taken, camera, found, modified, shown
+                full, digest.hex(), size, width, height, format, taken, camera, found, modified, *seen
             )
         return records
 

@@ -233,8 +233,8 @@ class Store(Connection):
 
     def _insert_contents(self, entries: Sequence[Entry]) -> None:
         self.many(
-            "INSERT OR IGNORE INTO contents (sha256, bytes, width, height, format, taken, camera, shown, checksum) "
-            "VALUES {}",
+            "INSERT OR IGNORE INTO contents "
+            "(sha256, bytes, width, height, format, taken, camera, shown, holds, checksum) VALUES {}",
             [_content(e.sha256, e.size, e.info) for e in entries if e.info],
         )
 
@@ -338,7 +338,7 @@ def _place(source: Source) -> tuple[int, bytes]:
 
 def _content(sha256: bytes, size: int, info: PictureInfo) -> tuple[object, ...]:
     # not dataclasses.astuple, which copies deeply: a third of a commit was that
-    values = info.width, info.height, info.format, info.taken, info.camera, info.shown
+    values = info.width, info.height, info.format, info.taken, info.camera, info.shown, info.holds
     return sha256, size, *values, checksums.of_content(sha256, size, values)
 
 

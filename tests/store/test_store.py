@@ -20,7 +20,7 @@ def test_a_new_store_says_what_it_is(tmp_path: Path) -> None:
     Store.create(tmp_path).close()
     conn = sqlite3.connect(tmp_path / FILE)
     assert conn.execute("PRAGMA application_id").fetchone()[0] == 0x49445852
-    assert conn.execute("PRAGMA user_version").fetchone()[0] == 2
+    assert conn.execute("PRAGMA user_version").fetchone()[0] == 3
     assert conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     conn.close()
 

@@ -7,13 +7,18 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from indexer import Catalog, CatalogError, DuplicateGroup, InvalidArgument, WrongModel
+from indexer.embed.embedder import Embedded
 from indexer.pictures.edits import EDITS
+from indexer.preprocess import Pixels
+from indexer.records import Tier
 from indexer.verbs import candidates
 from indexer.verbs.plans import read_plan
 
@@ -101,6 +106,107 @@ def test_an_edited_copy(tmp_path: Path, photos: Path, edit: str) -> None:
     assert other.why.startswith("the same picture")
     assert other.action == ("leave" if "with a local change" in other.why else "remove")
     assert other.score == group.min_score < 1
+
+
+def fates(catalog: Catalog, **options: Any) -> dict[str, tuple[str, str]]:
+    """Name of each image of the only group -> its action, and why."""
+    (group,) = catalog.duplicates(**options)
+    return {Path(image.path).name: (image.action, image.why) for image in group.images}
+
+
+def test_pages_that_nobody_compared_are_left_alone(tmp_path: Path, photos: Path) -> None:
+    cover, pages = photo("cat"), [photo(name) for name in ("bee", "coffee", "dahlia")]
+    (tmp_path / "scans").mkdir()
+    cover.save(tmp_path / "scans" / "2023.tiff", save_all=True, append_images=pages[:2])
+    cover.save(tmp_path / "scans" / "2024.tiff", save_all=True, append_images=pages)
+    shutil.copy(tmp_path / "scans" / "2024.tiff", tmp_path / "scans" / "2024 (1).tiff")
+    cover.convert("P", palette=Image.Palette.ADAPTIVE).save(
+        tmp_path / "scans" / "film.gif", save_all=True, append_images=pages
+    )
+    with built(tmp_path / "c", tmp_path / "scans") as catalog:
+        found = fates(catalog)
+    assert found["2024.tiff"][0] == "keep"  # it is the largest
+    assert found["2024 (1).tiff"] == ("remove", "the same bytes")
+    for name in ("2023.tiff", "film.gif"):
+        action, why = found[name]
+        assert action == "leave"
+        assert why.endswith("; left, since it has frames or pages that were not compared")
+
+
+def test_colour_is_not_given_away(tmp_path: Path, photos: Path) -> None:
+    """A grey copy is lossless and larger; whoever has it kept all the same does not lose the colours."""
+    (tmp_path / "two").mkdir()
+    photo("cat").save(tmp_path / "two" / "cat.jpg", quality=95)
+    photo("cat").convert("L").save(tmp_path / "two" / "grey.png")
+    with built(tmp_path / "c", tmp_path / "two") as catalog:
+        assert fates(catalog) == {"cat.jpg": ("keep", ANY), "grey.png": ("remove", ANY)}
+        found = fates(catalog, keep="format")
+    assert found["grey.png"][0] == "keep"
+    assert found["cat.jpg"][0] == "leave"
+    assert found["cat.jpg"][1].endswith("; left, since it has colour")
+
+
+def test_transparency_and_depth_are_kept(tmp_path: Path) -> None:
+    logo = photo("rocket").convert("RGBA")
+    logo.paste((255, 255, 255, 0), (0, 0, logo.width, 40))
+    flat = Image.alpha_composite(Image.new("RGBA", logo.size, "white"), logo).convert("RGB")
+    levels = np.asarray(photo("cat").convert("L")).astype(np.uint16) * 257
+    (tmp_path / "two").mkdir()
+    logo.save(tmp_path / "two" / "logo.png")
+    flat.save(tmp_path / "two" / "flat.bmp")
+    Image.fromarray(levels).save(tmp_path / "two" / "scan.png")
+    Image.fromarray((levels >> 8).astype(np.uint8)).save(tmp_path / "two" / "scan.bmp")
+    with built(tmp_path / "c", tmp_path / "two") as catalog:
+        found = {Path(group.keep.path).name: [image.action for image in group.others] for group in catalog.duplicates()}
+    assert found == {"logo.png": ["remove"], "scan.png": ["remove"]}
+
+
+@pytest.mark.parametrize("tier", ["copy", "similar"])
+def test_what_is_only_like_another_still_leads_its_own_copies(tmp_path: Path, photos: Path, tier: Tier) -> None:
+    """Were it a member of the other's group, none of them could be removed."""
+    (tmp_path / "two").mkdir()
+    original = photo("bridge")
+    original.save(tmp_path / "two" / "bridge.png")
+    if tier == "copy":  # of a local change
+        other = original.copy()
+        other.paste("white", (30, 110, 226, 150))
+    else:
+        other = original.crop((100, 0, 200, 100))
+    other.save(tmp_path / "two" / "other.jpg", quality=90)
+    shutil.copy(tmp_path / "two" / "other.jpg", tmp_path / "two" / "other (1).jpg")
+    with built(tmp_path / "c", tmp_path / "two") as catalog:
+        report = catalog.duplicates(tier=tier, threshold=-1.0)
+    actions = {Path(image.path).name: image.action for group in report for image in group.images}
+    assert actions["other (1).jpg"] == "remove"
+    assert actions["other.jpg"] == "keep"
+    assert actions.get("bridge.png", "leave") == "leave"
+
+
+def test_while_a_change_of_models_is_half_done(tmp_path: Path, photos: Path) -> None:
+    """What has no vector of the new model yet is not compared."""
+    for name in NAMES:
+        shutil.copy(photos / f"{name}.png", photos / f"{name} again.png")
+        photo(name).save(photos / f"{name}.bmp")
+    built(tmp_path / "c", photos).close()
+
+    class Stopped(FakeEmbedder):
+        def forward(self, batch: Pixels) -> Embedded:
+            if self.batches:
+                raise KeyboardInterrupt
+            return super().forward(batch)
+
+    stopped = Catalog.open(tmp_path / "c", loader=lambda _: Stopped("1" * 64, batch_size=4))
+    with stopped as catalog, pytest.raises(KeyboardInterrupt):
+        catalog.build(switch_model=True)
+    with Catalog.open(tmp_path / "c", loader=lambda _: FakeEmbedder("1" * 64)) as catalog:
+        half = catalog.duplicates()
+        assert 0 < catalog.info().vectors < 12
+        assert 0 < len(half) < 6
+        with pytest.raises(CatalogError, match="indexer build"):
+            catalog.export(tmp_path / "all.jsonl")
+        catalog.build()
+        assert len(catalog.duplicates()) == 6
+        assert catalog.export(tmp_path / "all.jsonl").rows == 18
 
 
 def test_a_local_change_is_for_a_person_to_judge(tmp_path: Path, photos: Path) -> None:
@@ -246,6 +352,21 @@ def test_against_another_catalog(tmp_path: Path, photos: Path, test_set: Path) -
     assert [(Path(o.path).name, o.tier, o.action) for o in leaked.others] == [("cat.png", "copy", "remove")]
     assert [(Path(o.path).name, o.tier) for o in bee.others] == [("bee.png", "exact")]
     assert sorted((path.name, path.stat().st_mtime_ns) for path in test_set.iterdir()) == before
+
+
+def test_a_file_that_both_catalogs_have_is_not_removed(tmp_path: Path, photos: Path) -> None:
+    """The other catalog is only read, and its files stay."""
+    shutil.copytree(photos, photos / "part")
+    built(tmp_path / "theirs", photos / "part").close()
+    with built(tmp_path / "ours", photos) as ours:
+        report = ours.duplicates(against=tmp_path / "theirs")
+        ours.plan(report, tmp_path / "plan.json")
+        for image in (image for group in report for image in group.others):
+            inside = Path(image.path).parent.name == "part"
+            assert image.action == ("leave" if inside else "remove")
+            assert image.why.endswith("this very file") is inside
+        assert len(list(ours.apply(tmp_path / "plan.json"))) == len(NAMES)
+    assert sum(len(group.others) for group in report) == 2 * len(NAMES)
 
 
 def test_against_what_cannot_be_compared(tmp_path: Path, photos: Path, test_set: Path) -> None:
