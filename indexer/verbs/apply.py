@@ -217,13 +217,13 @@ def _act(action: ApplyAction, task: _Task, sha256: str) -> None:
     elif action == "delete":
         os.unlink(task.source)
     elif action == "hardlink":
-        put(lambda temporary: os.link(task.keeper, temporary), task.source)
+        put(lambda temporary: os.link(task.keeper, temporary), task.source, instead_of=task.status)
     elif action == "symlink":
-        put(lambda temporary: os.symlink(task.target, temporary), task.source)
+        put(lambda temporary: os.symlink(task.target, temporary), task.source, instead_of=task.status)
     elif os.path.lexists(task.target):  # a run was killed when the file was already there
         os.unlink(task.source)
     else:
-        move(task.source, task.target, sha256)
+        move(task.source, task.target, sha256, task.status)
 
 
 def _was_done(entry: Entry) -> bool:

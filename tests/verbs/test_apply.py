@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -302,6 +304,28 @@ def test_killed_at_every_step_it_can_be_run_again(
         if done.returncode == 0:
             return
     raise AssertionError("more steps than were looked at")
+
+
+# -- another program at the same files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["hardlink", "symlink"])
+def test_what_takes_the_place_of_a_link_meanwhile_stays(
+    run: Apply, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: ApplyAction
+) -> None:
+    twin, new = root / "twin.jpg", root / "new.jpg"
+    run(plan_of(image(root / "keep.jpg", KEEP, "keep"), image(twin, TWIN, "remove", "exact")), action)
+    copystat = shutil.copystat
+
+    def saved(*args: Any, **kwargs: Any) -> None:
+        new.write_bytes(b"a new version")
+        os.replace(new, twin)
+        copystat(*args, **kwargs)
+
+    monkeypatch.setattr(shutil, "copystat", saved)
+    (back,) = undo(tmp_path / "log")
+    assert (back.done, back.why) == (False, "it changed while it was looked at")
+    assert twin.read_bytes() == b"a new version"
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------
