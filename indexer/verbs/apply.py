@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,7 +13,7 @@ from ..errors import InvalidArgument, PictureError
 from ..pictures.scan import digest, why
 from ..records import Applied, ApplyAction
 from . import trash
-from .moves import entry_key, has_bytes, move, put, same_entry
+from .moves import end_move, entry_key, has_bytes, move, put, same_entry
 from .plans import Plan, PlannedGroup, PlannedImage
 from .undo_log import Entry, UndoLog, read
 
@@ -23,12 +23,16 @@ DRY_RUN = "dry run"
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One file to remove, and what was seen of it and of the one that stays."""
+    """One file to remove, and what was seen of it and of the one that stays.
+
+    moved: a run that was killed has already put it at the target.
+    """
 
     source: bytes
     target: bytes
     keeper: bytes
     status: os.stat_result
+    moved: bool = False
 
 
 def apply(
@@ -122,7 +126,7 @@ class _Run:
             if self.action == "hardlink" and os.path.samestat(task.status, os.lstat(task.keeper)):
                 return Applied(image.path, self.action, True, "already a hard link to what is kept")
             resumed = entry is not None and entry.state == "intent" and os.fsencode(entry.target) == task.target
-            self._require_room(task, image.sha256, resumed=resumed)
+            task = replace(task, moved=self._is_moved(task, image.sha256, resumed=resumed))
             if self.log is None:
                 return Applied(image.path, self.action, False, f"{DRY_RUN}: {_intention(self.action, task)}")
             self._carry_out(self.log, task, image.sha256)
@@ -183,12 +187,13 @@ class _Run:
         above = [os.path.realpath(os.path.dirname(path)) for path in (keeper, source)]
         return os.path.join(os.path.relpath(above[0], above[1]), os.path.basename(keeper))
 
-    def _require_room(self, task: _Task, sha256: str, *, resumed: bool) -> None:
-        """Nothing is where a file shall go, unless a run that was killed has put the very file there."""
+    def _is_moved(self, task: _Task, sha256: str, *, resumed: bool) -> bool:
+        """Whether a run that was killed has put the very file where it shall go; anything else there is refused."""
         if self.action != "move" or not os.path.lexists(task.target):
-            return
+            return False
         if same_entry(task.source, task.target) or not resumed or not has_bytes(task.target, sha256):
-            raise PictureError(f"there is already something at {os.fsdecode(task.target)}")
+            raise _taken(task.target)
+        return True
 
     def _carry_out(self, log: UndoLog, task: _Task, sha256: str) -> None:
         entry = log.intend(self.action, task.source, task.target, task.keeper, sha256, task.status)
@@ -220,10 +225,17 @@ def _act(action: ApplyAction, task: _Task, sha256: str) -> None:
         put(lambda temporary: os.link(task.keeper, temporary), task.source, instead_of=task.status)
     elif action == "symlink":
         put(lambda temporary: os.symlink(task.target, temporary), task.source, instead_of=task.status)
-    elif os.path.lexists(task.target):  # a run was killed when the file was already there
-        os.unlink(task.source)
+    elif task.moved:
+        end_move(task.source, task.target, sha256, task.status)
     else:
-        move(task.source, task.target, sha256, task.status)
+        try:
+            move(task.source, task.target, sha256, task.status)
+        except FileExistsError as error:  # since it was looked at
+            raise _taken(error.filename2 or error.filename) from error
+
+
+def _taken(target: bytes) -> PictureError:
+    return PictureError(f"there is already something at {os.fsdecode(target)}")
 
 
 def _was_done(entry: Entry) -> bool:

@@ -21,6 +21,7 @@ from indexer.records import Applied, ApplyAction
 from indexer.verbs.apply import apply
 from indexer.verbs.plans import Plan, PlannedGroup, PlannedImage, read_plan, write_plan
 from indexer.verbs.undo import undo
+from indexer.verbs.undo_log import Entry, UndoLog
 
 from ..conftest import ROOT
 
@@ -307,6 +308,64 @@ def test_killed_at_every_step_it_can_be_run_again(
 
 
 # -- another program at the same files ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def while_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Something happens while the log is written, once everything was looked at."""
+
+    def happens(act: Callable[[], object]) -> None:
+        intend = UndoLog.intend
+
+        def noted(self: UndoLog, *args: Any) -> Entry:
+            monkeypatch.setattr(UndoLog, "intend", intend)
+            entry = intend(self, *args)
+            act()
+            return entry
+
+        monkeypatch.setattr(UndoLog, "intend", noted)
+
+    return happens
+
+
+def test_what_comes_to_the_target_meanwhile_is_not_what_was_moved(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, while_it_is_noted: Callable[[Callable[[], object]], None]
+) -> None:
+    def come() -> None:
+        (tmp_path / "to" / "sub").mkdir(parents=True)
+        (tmp_path / "to" / "sub" / "copy.jpg").write_bytes(b"something else")
+
+    while_it_is_noted(come)
+    copy, twin = run(plan, "move", to=tmp_path / "to")
+    assert (copy.done, twin.done) == (False, True)
+    assert copy.why == f"there is already something at {tmp_path / 'to' / 'sub' / 'copy.jpg'}"
+    assert files(root) == {"keep.jpg": KEEP, "sub/copy.jpg": COPY}
+    assert files(tmp_path / "to") == {"sub/copy.jpg": b"something else", "twin.jpg": TWIN}
+
+
+@pytest.mark.parametrize("there", [COPY, b"something else"])
+def test_a_move_that_was_killed_is_ended_with_the_bytes_at_the_target(
+    run: Apply,
+    plan: Plan,
+    root: Path,
+    tmp_path: Path,
+    while_it_is_noted: Callable[[Callable[[], object]], None],
+    there: bytes,
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    moved = tmp_path / "to" / "sub" / "copy.jpg"
+    while_it_is_noted(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, "move", to=tmp_path / "to")
+    moved.parent.mkdir(parents=True)
+    moved.write_bytes(COPY)
+    while_it_is_noted(lambda: moved.write_bytes(there))
+    copy, _ = run(plan, "move", to=tmp_path / "to")
+    assert copy.done == (there == COPY)
+    assert (root / "sub" / "copy.jpg").exists() == (there != COPY)
+    assert moved.read_bytes() == there
 
 
 @pytest.mark.parametrize("action", ["hardlink", "symlink"])
