@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from ..errors import InvalidArgument, PictureError
+from ..files import network_file_system
 from ..pictures.scan import digest, why
 from ..records import Applied, ApplyAction
 from . import trash
@@ -32,6 +34,7 @@ class _Task:
     target: bytes
     keeper: bytes
     status: os.stat_result
+    keeper_status: os.stat_result
     moved: bool = False
 
 
@@ -49,8 +52,9 @@ def apply(
 
     uuid, roots: of the catalog; nothing outside its folders is touched. to: for 'move', a folder that is in none of
     them. log: see undo_log.py; a run that was killed goes on with the same log. Hold the catalog's lock meanwhile: two
-    plans at once could remove each other's keepers.
-    Just before a file is touched, it and one that the plan keeps are read again, and must be what they were.
+    plans at once could remove each other's keepers, and files on a network file system are not locked.
+    Just before a file is touched, it and one that the plan keeps are read again, and must be what they were; while it
+    is, both are locked.
     Raises InvalidArgument before anything is done, CatalogError when the log cannot be written.
     """
     plan.check()
@@ -87,6 +91,7 @@ class _Run:
         self.log: UndoLog | None = None
         self.before: dict[str, Entry] = {}
         self.kept: dict[tuple[int, int, str], list[bytes]] = {}
+        self.network: dict[int, bool] = {}
 
     def each(self) -> Iterator[Applied]:
         """What becomes of each image that is to be removed, in the plan's order."""
@@ -123,7 +128,7 @@ class _Run:
                     self.log.became(entry, "done")
                 return Applied(image.path, entry.method, True, "already done")
             task = self._task(group, image)
-            if self.action == "hardlink" and os.path.samestat(task.status, os.lstat(task.keeper)):
+            if self.action == "hardlink" and os.path.samestat(task.status, task.keeper_status):
                 return Applied(image.path, self.action, True, "already a hard link to what is kept")
             resumed = entry is not None and entry.state == "intent" and os.fsencode(entry.target) == task.target
             task = replace(task, moved=self._is_moved(task, image.sha256, resumed=resumed))
@@ -144,12 +149,12 @@ class _Run:
             if same_entry(source, other):
                 raise PictureError(f"the plan keeps the same file as {os.fsdecode(other)}")
         status = _intact(source, image.sha256)
-        keeper = self._keeper(group, image)
-        if self.action == "hardlink" and os.lstat(keeper).st_dev != status.st_dev:
+        keeper, keeper_status = self._keeper(group, image)
+        if self.action == "hardlink" and keeper_status.st_dev != status.st_dev:
             raise PictureError(f"{os.fsdecode(keeper)} is on another disk, where no hard link reaches")
         if not _unchanged(os.lstat(source), status):
             raise PictureError("it changed while it was looked at")
-        return _Task(source, self._target(source, root, keeper), keeper, status)
+        return _Task(source, self._target(source, root, keeper), keeper, status, keeper_status)
 
     def _root_of(self, source: bytes) -> bytes:
         for root in self.roots:
@@ -160,7 +165,7 @@ class _Run:
                 raise PictureError(f"a link in its path leads out of {os.fsdecode(root)}")
         raise PictureError("it is outside the catalog's folders")
 
-    def _keeper(self, group: PlannedGroup, image: PlannedImage) -> bytes:
+    def _keeper(self, group: PlannedGroup, image: PlannedImage) -> tuple[bytes, os.stat_result]:
         """One of the group that stays and is what it was; for a link, one with the same bytes."""
         linking = self.action in ("hardlink", "symlink")
         reasons = []
@@ -169,11 +174,9 @@ class _Run:
                 reasons.append(f"{other.path} has other bytes, so a link to it would be another file")
                 continue
             try:
-                _intact(os.fsencode(other.path), other.sha256)
+                return os.fsencode(other.path), _intact(os.fsencode(other.path), other.sha256)
             except PictureError as error:
                 reasons.append(f"of what is kept, {other.path}: {error.reason}")
-            else:
-                return os.fsencode(other.path)
         raise PictureError("; ".join(reasons))
 
     def _target(self, source: bytes, root: bytes, keeper: bytes) -> bytes:
@@ -196,15 +199,36 @@ class _Run:
         return True
 
     def _carry_out(self, log: UndoLog, task: _Task, sha256: str) -> None:
-        entry = log.intend(self.action, task.source, task.target, task.keeper, sha256, task.status)
-        try:
-            if not _unchanged(os.lstat(task.source), task.status):
-                raise PictureError("it changed while it was looked at")
-            _act(self.action, task, sha256)
-        except (OSError, PictureError):
-            log.became(entry, "failed")
-            raise
-        log.became(entry, "done")
+        with self._held(task):
+            entry = log.intend(self.action, task.source, task.target, task.keeper, sha256, task.status)
+            try:
+                if not _unchanged(os.lstat(task.source), task.status):
+                    raise PictureError("it changed while it was looked at")
+                _require_kept(task)
+                _act(self.action, task, sha256)
+            except (OSError, PictureError):
+                log.became(entry, "failed")
+                raise
+            log.became(entry, "done")
+
+    @contextmanager
+    def _held(self, task: _Task) -> Iterator[None]:
+        """Within, no apply of another catalog removes what stays here, or keeps what goes."""
+        with ExitStack() as handles:
+            if not self._is_on_network(task.source, task.status):
+                handles.callback(os.close, _locked(task.source, fcntl.LOCK_EX))
+            # two names of one file: its lock is held, and another would be refused
+            one = os.path.samestat(task.status, task.keeper_status)
+            if not one and not self._is_on_network(task.keeper, task.keeper_status):
+                _require_kept(task)
+                handles.callback(os.close, _locked(task.keeper, fcntl.LOCK_SH))
+            yield
+
+    def _is_on_network(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether locks cannot be trusted there, or keep others, and oneself, from reading."""
+        if status.st_dev not in self.network:
+            self.network[status.st_dev] = network_file_system(Path(os.fsdecode(path))) is not None
+        return self.network[status.st_dev]
 
 
 _VERBS = {
@@ -268,6 +292,28 @@ def _intact(path: bytes, sha256: str) -> os.stat_result:
     if found != sha256:
         raise PictureError("it has changed since the plan was made")
     return status
+
+
+def _require_kept(task: _Task) -> None:
+    try:
+        if _unchanged(os.lstat(task.keeper), task.keeper_status):
+            return
+    except FileNotFoundError:
+        pass
+    raise PictureError(f"{os.fsdecode(task.keeper)}, which stays, changed or went while it was looked at")
+
+
+def _locked(path: bytes, how: int) -> int:
+    """A handle that locks a file for as long as it is open; raises PictureError where another program does that."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise PictureError(f"another program, such as another apply, has locked {os.fsdecode(path)}") from None
+    except OSError:
+        return handle  # a disk that knows no locks
+    return handle
 
 
 def _unchanged(now: os.stat_result, before: os.stat_result) -> bool:

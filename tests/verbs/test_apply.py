@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +28,7 @@ from indexer.verbs.undo_log import Entry, UndoLog
 from ..conftest import ROOT
 
 Apply = Callable[..., list[Applied]]
+Meanwhile = Callable[[Callable[[], object]], None]
 KEEP, COPY, TWIN = b"the picture", b"a smaller one", b"the picture"
 
 
@@ -311,7 +314,7 @@ def test_killed_at_every_step_it_can_be_run_again(
 
 
 @pytest.fixture
-def while_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+def while_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
     """Something happens while the log is written, once everything was looked at."""
 
     def happens(act: Callable[[], object]) -> None:
@@ -329,7 +332,7 @@ def while_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[],
 
 
 def test_what_comes_to_the_target_meanwhile_is_not_what_was_moved(
-    run: Apply, plan: Plan, root: Path, tmp_path: Path, while_it_is_noted: Callable[[Callable[[], object]], None]
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, while_it_is_noted: Meanwhile
 ) -> None:
     def come() -> None:
         (tmp_path / "to" / "sub").mkdir(parents=True)
@@ -349,7 +352,7 @@ def test_a_move_that_was_killed_is_ended_with_the_bytes_at_the_target(
     plan: Plan,
     root: Path,
     tmp_path: Path,
-    while_it_is_noted: Callable[[Callable[[], object]], None],
+    while_it_is_noted: Meanwhile,
     there: bytes,
 ) -> None:
     def stop() -> None:
@@ -366,6 +369,105 @@ def test_a_move_that_was_killed_is_ended_with_the_bytes_at_the_target(
     assert copy.done == (there == COPY)
     assert (root / "sub" / "copy.jpg").exists() == (there != COPY)
     assert moved.read_bytes() == there
+
+
+@pytest.mark.parametrize("harm", [keeper_gone, keeper_changed])
+@pytest.mark.parametrize("action", ["trash", "move", "hardlink", "symlink", "delete"])
+def test_a_keeper_that_goes_meanwhile(
+    run: Apply,
+    root: Path,
+    tmp_path: Path,
+    while_it_is_noted: Meanwhile,
+    harm: Callable[[Path], None],
+    action: ApplyAction,
+) -> None:
+    plan = plan_of(image(root / "keep.jpg", KEEP, "keep"), image(root / "twin.jpg", TWIN, "remove", "exact"))
+    while_it_is_noted(lambda: harm(root))
+    (step,) = run(plan, action, to=tmp_path / "to" if action == "move" else None)
+    assert (step.done, step.why) == (
+        False,
+        f"{root / 'keep.jpg'}, which stays, changed or went while it was looked at",
+    )
+    assert files(root)["twin.jpg"] == TWIN
+
+
+def test_a_keeper_that_goes_before_it_is_locked(run: Apply, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(image(root / "keep.jpg", KEEP, "keep"), image(root / "twin.jpg", TWIN, "remove", "exact"))
+    monkeypatch.setattr(fcntl, "flock", lambda *_: keeper_gone(root))
+    (step,) = run(plan)
+    assert (step.done, step.why.partition(", which")[0]) == (False, str(root / "keep.jpg"))
+    assert files(root)["twin.jpg"] == TWIN
+
+
+@pytest.mark.parametrize("action", ["trash", "delete"])
+def test_a_version_that_is_saved_meanwhile_stays(
+    run: Apply, root: Path, plan: Plan, while_it_is_noted: Meanwhile, action: ApplyAction
+) -> None:
+    while_it_is_noted(lambda: changed(root))
+    copy, twin = run(plan, action)
+    assert (copy.done, twin.done) == (False, True)
+    assert files(root) == {"keep.jpg": KEEP, "sub/copy.jpg": b"edited since"}
+
+
+@pytest.fixture
+def two(root: Path, tmp_path: Path, while_it_is_noted: Meanwhile) -> Callable[[], tuple[Applied, Applied]]:
+    """Two catalogs of one folder, each about to delete what the other keeps; the second begins within the first."""
+
+    def step(uuid: str, kept: str, gone: str) -> Applied:
+        images = image(root / kept, KEEP, "keep"), image(root / gone, TWIN, "remove", "exact")
+        plan, log = plan_of(*images, uuid=uuid), tmp_path / f"{uuid}.log"
+        (found,) = apply(plan, uuid=uuid, roots=[os.fsencode(root)], action="delete", yes=True, log=log)
+        return found
+
+    def run() -> tuple[Applied, Applied]:
+        within: list[Applied] = []
+        while_it_is_noted(lambda: within.append(step("v", "twin.jpg", "keep.jpg")))
+        return step("u", "keep.jpg", "twin.jpg"), within[0]
+
+    return run
+
+
+def test_two_that_remove_each_others_keepers(two: Callable[[], tuple[Applied, Applied]], root: Path) -> None:
+    first, second = two()
+    assert (first.done, second.done) == (True, False)
+    assert second.why == f"another program, such as another apply, has locked {root / 'keep.jpg'}"
+    assert files(root) == {"keep.jpg": KEEP, "sub/copy.jpg": COPY}
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_two_where_nothing_can_be_locked(
+    two: Callable[[], tuple[Applied, Applied]], root: Path, monkeypatch: pytest.MonkeyPatch, network: bool
+) -> None:
+    def flock(*_: int) -> None:
+        assert not network, "a lock on a network file system"
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("indexer.verbs.apply.network_file_system", lambda _: "nfs" if network else None)
+    first, second = two()
+    assert (first.done, second.done) == (False, True)
+    assert files(root) == {"sub/copy.jpg": COPY, "twin.jpg": TWIN}
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "done"),
+    [
+        ("twin.jpg", fcntl.LOCK_SH, False),
+        ("keep.jpg", fcntl.LOCK_EX, False),
+        ("keep.jpg", fcntl.LOCK_SH, True),
+    ],
+)
+def test_what_another_program_has_locked(run: Apply, root: Path, name: str, how: int, done: bool) -> None:
+    plan = plan_of(image(root / "keep.jpg", KEEP, "keep"), image(root / "twin.jpg", TWIN, "remove", "exact"))
+    with (root / name).open() as file:
+        fcntl.flock(file, how)
+        handles = len(os.listdir("/dev/fd"))
+        (step,) = run(plan)
+        assert len(os.listdir("/dev/fd")) == handles
+    assert step.done == done
+    assert (root / "twin.jpg").exists() != done
+    (step,) = run(plan)
+    assert step.done
 
 
 @pytest.mark.parametrize("action", ["hardlink", "symlink"])
