@@ -17,7 +17,7 @@ from ..records import Applied, ApplyAction
 from . import trash
 from .moves import end_move, entry_key, has_bytes, move, put, same_entry
 from .plans import Plan, PlannedGroup, PlannedImage
-from .undo_log import Entry, UndoLog, read
+from .undo_log import Entry, UndoLog, read_own
 
 DRY_RUN = "dry run"
 """What begins the reason of everything that a dry run would do."""
@@ -55,7 +55,7 @@ def apply(
     plans at once could remove each other's keepers, and files on a network file system are not locked.
     Just before a file is touched, it and one that the plan keeps are read again, and must be what they were; while it
     is, both are locked.
-    Raises InvalidArgument before anything is done, CatalogError when the log cannot be written.
+    Raises InvalidArgument at once, CatalogError when the log cannot be written.
     """
     plan.check()
     if plan.uuid != uuid:
@@ -73,6 +73,7 @@ def apply(
                 f"{os.fsdecode(folder)} is in {os.fsdecode(root)}, where the next build would find the files again. "
                 "Move them to a folder outside, or to a hidden one."
             )
+    read_own(Path(log), uuid)  # here, since nothing of what follows happens before the first file is asked for
     return _Run(plan, roots, action, folder, yes, Path(log)).each()
 
 
@@ -99,10 +100,8 @@ class _Run:
             UndoLog(self.file, self.plan.uuid) if self.yes else nullcontext()
         )
         with opened as self.log:
-            if self.log:
-                self.before = {entry.source: entry for entry in self.log.entries.values()}
-            elif self.file.exists() and self.file.stat().st_size:
-                self.before = {entry.source: entry for entry in read(self.file)[1].values()}
+            entries = self.log.entries if self.log else read_own(self.file, self.plan.uuid)
+            self.before = {entry.source: entry for entry in entries.values()}
             self._note_what_stays()
             for group in self.plan.groups:
                 for image in group.having("remove"):

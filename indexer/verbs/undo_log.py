@@ -53,9 +53,7 @@ class UndoLog:
         self.file = file
         if not file.exists() or not file.stat().st_size:
             replace_file(file, _line({"indexer_undo": VERSION, "uuid": uuid}))
-        header, self.entries = read(file)
-        if header != uuid:
-            raise InvalidArgument(f"{file} is the undo log of another catalog. Choose another file for the log.")
+        self.entries = read_own(file, uuid)
         self._last = max(self.entries, default=0)
         with changing(file):
             self._handle = os.open(file, os.O_RDWR | os.O_APPEND)
@@ -92,6 +90,19 @@ class UndoLog:
             if os.write(self._handle, line) < len(line):
                 raise OSError("no space left")
             os.fsync(self._handle)
+
+
+def read_own(file: Path, uuid: str) -> dict[int, Entry]:
+    """The actions in a catalog's log; none while there is no file.
+
+    Raises InvalidArgument for a file that is something else, WrongFormat for one of a newer indexer.
+    """
+    if not file.exists() or not file.stat().st_size:
+        return {}
+    header, entries = read(file)
+    if header != uuid:
+        raise InvalidArgument(f"{file} is the undo log of another catalog. Choose another file for the log.")
+    return entries
 
 
 def read(file: Path) -> tuple[str, dict[int, Entry]]:

@@ -441,6 +441,36 @@ def test_a_plan_is_carried_out_and_undone(tmp_path: Path, with_copy: Path) -> No
     assert (with_copy / "small.jpg").read_bytes() == data
 
 
+def test_what_cannot_be_meant_by_apply_is_said_at_once(tmp_path: Path, with_copy: Path) -> None:
+    """Not when the first file is asked for, which may be never."""
+    plan, log = tmp_path / "plan.json", tmp_path / "plan.json.log"
+    with built(tmp_path / "c", with_copy) as catalog:
+        catalog.plan(catalog.duplicates(), plan)
+        for yes in (False, True):
+            with pytest.raises(InvalidArgument, match="no action 'nonsense'"):
+                catalog.apply(plan, action="nonsense", yes=yes)  # type: ignore[arg-type]
+            with pytest.raises(InvalidArgument, match="needs a folder"):
+                catalog.apply(plan, action="move", yes=yes)
+            with pytest.raises(InvalidArgument, match="nowhere"):
+                catalog.apply(tmp_path / "nowhere.json", yes=yes)
+            for text, said in (("a letter", "no undo log"), ('{"indexer_undo": 1, "uuid": "x"}', "another catalog")):
+                log.write_text(text)
+                with pytest.raises(InvalidArgument, match=said):
+                    catalog.apply(plan, yes=yes)
+                log.unlink()
+        catalog.apply(plan, action="delete", yes=True)
+        assert (with_copy / "small.jpg").exists()
+        assert not log.exists()
+        catalog.build()  # nothing is locked by what was never begun
+        with Catalog.open(tmp_path / "c", readonly=True) as reader:
+            (step,) = reader.apply(plan)
+            assert step.why.startswith("dry run")
+            with pytest.raises(CatalogError, match="opened for reading"):
+                reader.apply(plan, yes=True)
+    with pytest.raises(InvalidArgument, match="no undo log"):
+        Catalog.undo(plan)
+
+
 # -- what cannot be meant ----------------------------------------------------------------------------------------------
 
 
