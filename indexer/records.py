@@ -338,12 +338,16 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What apply did, or would do, with one image. why: the reason where it was not done, else a remark or ''."""
+    """What apply did, or would do, with one image. why: the reason where it was not done, else a remark or ''.
+
+    would: a dry run has found that it could be done; why then says what.
+    """
 
     path: str
     action: str
     done: bool
     why: str = ""
+    would: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,6 @@ from .moves import end_move, entry_key, has_bytes, move, put, same_entry
 from .plans import Plan, PlannedGroup, PlannedImage
 from .undo_log import Entry, UndoLog, read_own
 
-DRY_RUN = "dry run"
-"""What begins the reason of everything that a dry run would do."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Task:
@@ -132,7 +129,7 @@ class _Run:
             resumed = entry is not None and entry.state == "intent" and os.fsencode(entry.target) == task.target
             task = replace(task, moved=self._is_moved(task, image.sha256, resumed=resumed))
             if self.log is None:
-                return Applied(image.path, self.action, False, f"{DRY_RUN}: {_intention(self.action, task)}")
+                return Applied(image.path, self.action, False, f"dry run: {_intention(self.action, task)}", would=True)
             self._carry_out(self.log, task, image.sha256)
         except PictureError as error:
             return Applied(image.path, self.action, False, error.reason)

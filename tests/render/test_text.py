@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from indexer.records import Applied
 from indexer.render import text
 
 
@@ -32,3 +33,15 @@ def test_size(count: int, shown: str) -> None:
 
 def test_plural() -> None:
     assert [text.plural(n, "picture") for n in (0, 1, 2000)] == ["0 pictures", "1 picture", "2,000 pictures"]
+
+
+@pytest.mark.parametrize(
+    ("step", "state"),
+    [
+        (Applied("/a.jpg", "delete", True), "done"),
+        (Applied("/a.jpg", "delete", False, "it goes", would=True), "would"),
+        (Applied("/a.jpg", "delete", False, "dry run or not, it is left"), "left"),
+    ],
+)
+def test_applied(step: Applied, state: str) -> None:
+    assert text.applied(step).split("\t")[:3] == [state, "delete", "/a.jpg"]

@@ -94,6 +94,7 @@ ALL = {"keep.jpg": KEEP, "sub/copy.jpg": COPY, "twin.jpg": TWIN}
 def test_a_dry_run_changes_nothing(run: Apply, plan: Plan, root: Path, tmp_path: Path, action: ApplyAction) -> None:
     steps = run(plan, action, yes=False, to=tmp_path / "to" if action == "move" else None)
     assert [step.done for step in steps] == [False, False]
+    assert [step.would for step in steps] == [action not in ("hardlink", "symlink"), True]
     assert files(root) == ALL
     assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
 
