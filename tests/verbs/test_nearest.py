@@ -374,6 +374,19 @@ def test_a_recall_out_of_reach_is_said(store: Store, folder: Path, monkeypatch: 
     assert nearest.info(store, folder).recall < 1
 
 
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_too_few_for_one_kind_of_inverted_lists_get_another(tmp_path: Path, count: int) -> None:
+    """All has been embedded by then: it is no reason to fail."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    with closing(Store.create(folder)) as store:
+        fake = FakeEmbedder()
+        store.use_model(fake.id, fake.source, fake.classes)
+        add(store, made(0, count), 0)
+        assert refresh(store, Wish("ivf")) == []
+        assert nearest.info(store, folder).recall == 1
+
+
 def test_an_index_of_a_later_generation_is_not_used(store: Store, folder: Path, rows: np.ndarray) -> None:
     with closing(Store.open(folder, readonly=True)) as reader:
         model = reader.model()
