@@ -30,8 +30,10 @@ _HOLDS = {
     "colour": "colour",
     "alpha": "transparency",
     "deep": "more than 8 bits",
-    "frames": "frames or pages that were not compared",
+    "frames": "frames or pages after the first",
 }
+# two that both have them may differ in nothing else: pictures are compared over white, and their first frames only
+_NOT_COMPARED = {"alpha", "frames"}
 # properties that are named besides the one that decided
 _FURTHER = 2
 # In thousandths of a picture. Borders are seen a little differently in copies of one: a line or two are none, and steps
@@ -117,8 +119,9 @@ def _says_pixels(image: ImageRecord, other: ImageRecord) -> str:
 
 
 def lacks(keep: ImageRecord, image: ImageRecord) -> list[str]:
-    """What would be lost with an image for which another is kept, in a person's words."""
-    return [_HOLDS[word] for word in HELD if word in _held(image) and (word == "frames" or word not in _held(keep))]
+    """What might be lost with an image for which another is kept, in a person's words."""
+    both = _held(keep) - _NOT_COMPARED
+    return [_HOLDS[word] for word in HELD if word in _held(image) - both]
 
 
 def _held(image: ImageRecord) -> set[str]:

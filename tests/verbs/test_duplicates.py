@@ -130,7 +130,7 @@ def test_pages_that_nobody_compared_are_left_alone(tmp_path: Path, photos: Path)
     for name in ("2023.tiff", "film.gif"):
         action, why = found[name]
         assert action == "leave"
-        assert why.endswith("; left, since it has frames or pages that were not compared")
+        assert why.endswith("; left, since it has frames or pages after the first")
 
 
 def test_colour_is_not_given_away(tmp_path: Path, photos: Path) -> None:
@@ -144,6 +144,17 @@ def test_colour_is_not_given_away(tmp_path: Path, photos: Path) -> None:
     assert found["grey.png"][0] == "keep"
     assert found["cat.jpg"][0] == "leave"
     assert found["cat.jpg"][1].endswith("; left, since it has colour")
+
+
+def test_what_is_drawn_in_white_on_nothing_is_left_alone(tmp_path: Path) -> None:
+    """Over white, all of it is white."""
+    (tmp_path / "icons").mkdir()
+    for number in range(2):
+        icon = Image.new("RGBA", (100, 100), (255, 255, 255, 0))
+        icon.paste((255, 255, 255, 255), (10 + 40 * number, 10, 30 + 40 * number, 90))
+        icon.save(tmp_path / "icons" / f"{number}.png")
+    with built(tmp_path / "c", tmp_path / "icons") as catalog:
+        assert sorted(action for action, _ in fates(catalog).values()) == ["keep", "leave"]
 
 
 def test_transparency_and_depth_are_kept(tmp_path: Path) -> None:

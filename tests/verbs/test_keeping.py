@@ -101,8 +101,8 @@ def test_what_would_be_lost() -> None:
     assert lacks(grey, deep) == ["colour", "transparency", "more than 8 bits"]
     assert lacks(deep, grey) == []
     assert lacks(replace(CAMERA, holds=None), replace(CAMERA, holds="colour")) == []
-    animated = replace(CAMERA, holds="colour frames")
-    assert lacks(animated, animated) == ["frames or pages that were not compared"]  # those of the other may differ
+    hidden = replace(CAMERA, holds="colour alpha frames")
+    assert lacks(hidden, hidden) == ["transparency", "frames or pages after the first"]  # those of the other may differ
 
 
 def test_equals_are_told_apart_by_path() -> None:
