@@ -11,8 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ..embed.embedder import Embedded, Embedder, is_exact
 from ..errors import UnsafeRemoval
 from ..files import remove_left_over
@@ -28,6 +26,7 @@ from ..store.lock import vouch
 from ..store.rows import Entry, Known, Refusal
 from ..store.store import Store
 from ..store.survey import Survey
+from ..store.vectors import have_direction
 from ..store.writer import Writer
 from . import nearest
 from .roots import Place, resolve
@@ -263,7 +262,7 @@ class _Build:
 
     def _take(self, batch: Batch, embedded: Embedded | None, older: dict[bytes, int], window: _Window) -> None:
         """Put what came of a batch into the commit window."""
-        usable = np.logical_and.reduce(np.isfinite(embedded.vectors), axis=1).tolist() if embedded else []
+        usable = have_direction(embedded.vectors).tolist() if embedded else []
         labels = _labels(embedded) if embedded else []
         before = {}
         if older:

@@ -20,7 +20,7 @@ from ..preprocess import Pixels
 from ..records import Match, QueryResult, Skipped
 from ..store.rows import StoredModel
 from ..store.store import Store
-from ..store.vectors import as_stored
+from ..store.vectors import as_stored, have_direction
 from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
@@ -141,7 +141,7 @@ def _vectors(
             arrays[i] = known
     if files or arrays:
         for i, row in _embedded([(i, pictures[i]) for i in files], arrays, embedder(), skipped, max_pixels):
-            if np.isfinite(row).all():
+            if have_direction(row[None]).all():
                 found[i] = as_stored(row[None])[0]
             else:
                 skipped.append(Skipped(_name(pictures[i]), "the model gives no usable vector for it"))
@@ -191,7 +191,7 @@ def _checked(vector: npt.NDArray[Any], dim: int) -> Vectors:
 
 
 def _unit(vectors: npt.NDArray[Any]) -> Vectors:
-    if not np.isfinite(vectors).all() or not np.any(vectors, axis=1).all():
+    if not have_direction(vectors).all():
         raise InvalidArgument("A vector that is zero or not finite has no direction. Give another.")
     whole = np.asarray(vectors, np.float64)  # whose squares neither overflow nor vanish
     unit: Vectors = (whole / np.linalg.norm(whole, axis=1, keepdims=True)).astype(np.float32)
