@@ -17,13 +17,16 @@ _LIVES_ON = "EXISTS (SELECT 1 FROM images AS other WHERE other.content_id = imag
 
 
 class Survey:
-    """Files to read, and images and skips whose files are gone. Ends with the connection, or with the next one."""
+    """Files to read, and images and skips whose files are gone. Ends with the connection, or with the next one.
+
+    A root_id is None where files are only counted, below a root that the store does not have.
+    """
 
     def __init__(self, db: Connection) -> None:
         """Starts empty."""
         self._db = db
         self._waiting: dict[str, list[tuple[object, ...]]] = {_TODO: [], _GONE: [], _GONE_SKIPS: []}
-        self.gone_by_root: dict[int, int] = {}
+        self.gone_by_root: dict[int | None, int] = {}
         with translated(db.path):
             db.sqlite.executescript(
                 """
@@ -35,11 +38,11 @@ class Survey:
                 """
             )
 
-    def add_todo(self, root_id: int, path: bytes, stamp: Stamp, image_id: int | None) -> None:
+    def add_todo(self, root_id: int | None, path: bytes, stamp: Stamp, image_id: int | None) -> None:
         """A file to read; image_id where the store knows an older state of it."""
         self._add(_TODO, (root_id, path, *stamp, image_id))
 
-    def add_gone(self, root_id: int, path: bytes, image_id: int | None) -> None:
+    def add_gone(self, root_id: int | None, path: bytes, image_id: int | None) -> None:
         """An image, or (image_id None) a skip, whose file is gone."""
         if image_id is None:
             self._add(_GONE_SKIPS, (root_id, path))
