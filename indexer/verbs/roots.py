@@ -37,7 +37,9 @@ def resolve(store: Store, paths: Sequence[str | os.PathLike[str]], *, prune: boo
         there = [Place(root, b"") for root in roots if os.path.lexists(root)]
         return there, [_missing(root) for root in roots if not os.path.lexists(root)]
     known = frozenset(roots)
-    return _disjoint([_place(_full(path), known, prune) for path in paths]), []
+    places = _disjoint([_place(_full(path), known, prune) for path in paths])
+    of_files = {place.root for place in places if place.below} - known
+    return places, [_of_files(min(of_files), len(of_files))] if of_files else []
 
 
 def parts(place: Place, roots: Iterable[bytes]) -> list[tuple[Place, bytes]]:
@@ -110,6 +112,14 @@ def _slashed(path: bytes) -> bytes:
 def _below(folder: bytes, path: bytes) -> bytes:
     """The path from a folder on."""
     return path[len(_slashed(folder)) :]
+
+
+def _of_files(folder: bytes, count: int) -> str:
+    more = f" and {count - 1:,} other {'folder' if count == 2 else 'folders'}" if count > 1 else ""
+    return (
+        "The catalog knows folders, not single files: a build without a path takes in everything in "
+        f"{os.fsdecode(folder)}{more}. To go on with these files alone, name them each time."
+    )
 
 
 def _missing(root: bytes) -> str:

@@ -246,3 +246,21 @@ def test_an_empty_root_is_refused_before_another_takes_it_in(catalog: Catalog, p
         assert catalog.info().roots == roots
     report = catalog.build(sorted(photos.iterdir()), prune=True, dry_run=dry_run)
     assert (report.added, report.removed) == (2, 2)
+
+
+def test_naming_files_says_that_their_folder_is_known_from_then_on(catalog: Catalog, photos: Path) -> None:
+    for dry_run in (True, False):
+        (warning,) = catalog.build([photos / "a.png", photos / "sub"], dry_run=dry_run).warnings
+        assert f"everything in {photos}. To go on" in warning
+    assert catalog.build([photos / "a.png", photos / "z.png"]).warnings == ()  # it was known
+    assert catalog.build().added == 1
+    assert len(catalog) == 5
+
+
+def test_naming_a_folder_says_nothing_of_the_files_in_it(catalog: Catalog, photos: Path) -> None:
+    assert catalog.build([photos / "a.png", photos / "sub/x.png", photos]).warnings == ()
+
+
+def test_many_folders_of_files_are_one_warning(catalog: Catalog, photos: Path) -> None:
+    (warning,) = catalog.build([photos / "sub/x.png", photos / "sub-way/s.png"]).warnings
+    assert f"everything in {photos / 'sub'} and 1 other folder. To go on" in warning
