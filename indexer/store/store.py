@@ -159,8 +159,9 @@ class Store(Connection):
         An image is current if its content has a vector of the model; a skip if nothing has changed in what it was
         tried with.
         """
-        low, high = (below + b"/", below + b"0") if below else (b"", None)  # "0" follows "/"
-        inside = "root_id = :root AND (path = :below OR (path >= :low AND (:high IS NULL OR path < :high)))"
+        inside = "root_id = :root"
+        if below:  # as a range, so that SQLite looks at no more of the root; "a-b" lies between "a" and "a/"
+            inside += " AND path >= :below AND path < :high AND (path = :below OR path >= :low)"
         has_vector = "EXISTS (SELECT 1 FROM vectors WHERE vectors.content_id = images.content_id AND model_id = :model)"
         if model and not below and self._all_have_vectors(model):
             has_vector = "1"  # mostly so, and counting is quicker than looking for each
@@ -173,8 +174,8 @@ class Store(Connection):
         values = {
             "root": root_id,
             "below": below,
-            "low": low,
-            "high": high,
+            "low": below + b"/",
+            "high": below + b"0",  # "0" follows "/"
             "model": model.row if model else None,
             "tried_with": json.dumps(sorted(tried_with)),
         }

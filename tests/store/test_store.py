@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound, WrongFormat
+from indexer.records import Source, Stamp
 from indexer.store.filters import balanced
+from indexer.store.rows import Refusal
 from indexer.store.store import FILE, Store
 
 from ..conftest import save_picture
@@ -130,3 +132,32 @@ def test_a_failed_commit_leaves_the_last_one(catalog: Catalog, pictures: Path, m
 )  # fmt: skip
 def test_balanced(condition: str, expected: bool) -> None:
     assert balanced(condition) is expected
+
+
+def refuse(store: Store, paths: list[bytes]) -> None:
+    store.commit([], [Refusal(Source(1, b"/r", path, Stamp(1, 2, 3)), "broken", "x") for path in paths], None)
+
+
+def test_what_is_known_of_a_place_is_that_path_and_what_is_below_it(tmp_path: Path) -> None:
+    with closing(Store.create(tmp_path)) as store:
+        store.add_root(b"/r")
+        paths = [b"A", b"a", b"a!", b"a-b", b"a-b/c", b"a/b", b"a/b/c", b"a/\xff", b"a0", b"aa", b"b"]
+        refuse(store, paths)
+        for below in [*paths, b"a/", b"none", b""]:
+            inside = [path for path in paths if not below or path == below or path.startswith(below + b"/")]
+            assert [known.path for known in store.known(1, below, None, set())] == inside
+
+
+def test_one_file_is_looked_up_without_reading_its_whole_root(tmp_path: Path) -> None:
+    with closing(Store.create(tmp_path)) as store:
+        store.add_root(b"/r")
+        refuse(store, [b"%06d.png" % number for number in range(3000)])
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        store.sqlite.set_progress_handler(count, 10)
+        assert len(list(store.known(1, b"001500.png", None, set()))) == 1
+        assert steps < 100
