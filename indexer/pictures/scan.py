@@ -196,10 +196,10 @@ def stamp_of(status: os.stat_result) -> Stamp:
 
 
 def settled(stamp: Stamp) -> Stamp:
-    """The stamp to store: the given one, or UNSETTLED while the file is so fresh that a change might not show."""
+    """The stamp to store: of no size, so that none is equal, while a file is so fresh that a change might not show."""
     now = time.time_ns()
     fresh = abs(now - stamp.mtime_ns) < SETTLED_NS or abs(now - stamp.ctime_ns) < SETTLED_NS
-    return UNSETTLED if fresh else stamp
+    return stamp._replace(size=UNSETTLED.size) if fresh else stamp
 
 
 def read(source: Source) -> Content | Refused:

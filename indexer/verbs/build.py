@@ -261,7 +261,7 @@ class _Build:
         for source, image_id in survey.todo(roots):
             if image_id is not None:
                 older[source.full] = image_id
-            if settled(source.stamp) == UNSETTLED:
+            if settled(source.stamp) != source.stamp:
                 self.fresh.add(source.full)
             yield source
 
@@ -270,7 +270,7 @@ class _Build:
         if not self.fresh or source.full not in self.fresh:
             return source
         self.fresh.remove(source.full)
-        return source._replace(stamp=UNSETTLED)
+        return source._replace(stamp=source.stamp._replace(size=UNSETTLED.size))
 
     def _embed(self, batches: Iterable[Batch], older: dict[bytes, int], window: _Window) -> None:
         """Put batches through the model and into the commit window, as they come out of it."""

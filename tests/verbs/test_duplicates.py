@@ -114,6 +114,17 @@ def fates(catalog: Catalog, **options: Any) -> dict[str, tuple[str, str]]:
     return {Path(image.path).name: (image.action, image.why) for image in group.images}
 
 
+def test_a_copy_that_was_just_made_is_not_the_oldest(tmp_path: Path) -> None:
+    """Its times are not trusted to tell whether it changes, but they are known."""
+    (tmp_path / "two").mkdir()
+    photo("cat").save(tmp_path / "two" / "z.png")
+    shutil.copy(tmp_path / "two" / "z.png", tmp_path / "two" / "a.png")
+    os.utime(tmp_path / "two" / "z.png", (1_500_000_000, 1_500_000_000))
+    with built(tmp_path / "c", tmp_path / "two") as catalog:
+        assert fates(catalog, keep="oldest")["z.png"] == ("keep", "oldest, 2017-07-14")
+        assert fates(catalog, keep="newest")["a.png"][0] == "keep"
+
+
 def test_pages_that_nobody_compared_are_left_alone(tmp_path: Path, photos: Path) -> None:
     cover, pages = photo("cat"), [photo(name) for name in ("bee", "coffee", "dahlia")]
     (tmp_path / "scans").mkdir()
