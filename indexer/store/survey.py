@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..records import Source, Stamp
 from .connection import IN_ONE_STATEMENT, Connection
@@ -109,10 +109,11 @@ class Survey:
                 [root_id, since],
             )
 
-    def finish(self) -> None:
+    def finish(self, left: Sequence[int] = ()) -> None:
         """Forget the surveyed images and skips that are gone, then every content that no image holds any more.
 
         That is the last that a build changes, so it is noted that it came to its end.
+        left: ids of roots that are not there any more; those of which nothing is known now are forgotten.
         """
         self._flush()
         with self._db.writing():
@@ -127,6 +128,11 @@ class Survey:
                 self._db.sqlite.execute(f"DELETE FROM {table} WHERE content_id IN (SELECT id FROM temp.orphans)")
             self._db.sqlite.execute("DELETE FROM contents WHERE id IN (SELECT id FROM temp.orphans)")
             self._db.sqlite.execute("DROP TABLE temp.orphans")
+            self._db.sqlite.executemany(
+                "DELETE FROM roots WHERE id = ? AND NOT EXISTS (SELECT 1 FROM images WHERE root_id = roots.id) "
+                "AND NOT EXISTS (SELECT 1 FROM skips WHERE root_id = roots.id)",
+                [(root_id,) for root_id in left],
+            )
             self._db.sqlite.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('finished', ?)", [str(self._db.generation + 1)]
             )

@@ -126,7 +126,7 @@ class _Build:
         else:
             before = self.store.generation
             self._read_all(survey)
-            self._remove(survey, before)
+            self._remove(survey, before, places)
             self.tally.warnings += self._refresh()
             self.store.seal()
         return self._report()
@@ -338,11 +338,12 @@ class _Build:
 
     # -- finishing -------------------------------------------------------------------------------------------------
 
-    def _remove(self, survey: Survey, before: int) -> None:
+    def _remove(self, survey: Survey, before: int, places: Sequence[Place]) -> None:
         """Forget what is gone, unless so much of a root is gone that it looks like an accident."""
+        roots = self.store.roots()
         since = self.store.finished  # a build that was cut off may have taken in what has moved
         moved = survey.moved_by_root(since)
-        for root, root_id in self.store.roots().items():
+        for root, root_id in roots.items():
             lost = survey.gone_by_root.get(root_id, 0) - moved.get(root_id, 0)
             images = self.store.images.count_in(root_id) - (moved.get(root_id, 0))
             if lost > SAFE_REMOVAL * images and not self.options.prune:
@@ -353,8 +354,11 @@ class _Build:
             self.tally.moved = survey.moved(since)
             self.tally.added -= survey.moved(before)
         self.tally.removed = gone - self.tally.moved
-        if gone or survey.gone_skips() or self.store.generation > since:
-            survey.finish()
+        left = []
+        if self.options.prune:
+            left = [roots[place.root] for place in places if not place.below and not os.path.lexists(place.root)]
+        if gone or left or survey.gone_skips() or self.store.generation > since:
+            survey.finish(left)
 
     def _refresh(self) -> list[str]:
         wish, optimize = self.options.neighbours, self.options.optimize

@@ -214,6 +214,27 @@ def test_a_missing_root_is_not_taken_for_a_deletion(catalog: Catalog, pictures: 
     assert len(catalog) == 6
     assert catalog.build([pictures], prune=True).removed == 6
     assert len(catalog) == 0
+    assert catalog.info().roots == (str(pictures),)  # it is there
+
+
+@pytest.mark.parametrize("rest", [True, False])
+def test_a_root_that_is_gone_for_good_is_forgotten(
+    catalog: Catalog, pictures: Path, tmp_path: Path, rest: bool
+) -> None:
+    if rest:
+        save_picture(tmp_path / "rest" / "a.png", 99)
+        catalog.build([tmp_path / "rest"])
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    catalog.build([pictures])
+    shutil.rmtree(pictures)
+    assert catalog.build([pictures], prune=True).removed == 6
+    assert catalog.info().roots == ((str(tmp_path / "rest"),) if rest else ())
+    assert list(catalog.skips()) == []
+    if rest:
+        assert catalog.build().warnings == ()
+    else:
+        with pytest.raises(InvalidArgument, match="no folders yet"):
+            catalog.build()
 
 
 def test_losing_more_than_a_tenth_needs_prune(catalog: Catalog, pictures: Path) -> None:
