@@ -152,7 +152,7 @@ class Connection:
                 self.sqlite.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
                 self.sqlite.commit()
             except BaseException:
-                self.sqlite.rollback()
+                self._roll_back()
                 raise
 
     @contextmanager
@@ -163,7 +163,12 @@ class Connection:
             try:
                 yield
             finally:
-                self.sqlite.rollback()
+                self._roll_back()
+
+    def _roll_back(self) -> None:
+        """Not by Connection.rollback(): in Python 3.10 that ends whatever else is being read."""
+        if self.sqlite.in_transaction:  # SQLite may have rolled it back itself, on a full disk for one
+            self.sqlite.execute("ROLLBACK")
 
     def rows(self, sql: str, values: Any = ()) -> Iterator[Any]:
         """Rows of a statement, as they come."""

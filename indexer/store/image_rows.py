@@ -50,10 +50,10 @@ class ImageRows:
 
         Raises InvalidArgument for a condition that is none, or a label that the model does not know.
         """
-        pairs = filters.images_where(self.db.sqlite, condition) if condition is not None else None
-        if label is not None:
-            with translated(self.db.path):
-                labelled = filters.images_labelled(self.db.sqlite, label)
+        with translated(self.db.path):
+            pairs = filters.images_where(self.db.sqlite, condition) if condition is not None else None
+            labelled = filters.images_labelled(self.db.sqlite, label) if label is not None else None
+        if labelled is not None:
             pairs = labelled if pairs is None else pairs[np.isin(pairs[:, 1], labelled[:, 1])]
         return None if pairs is None else Passing(_ascending(pairs[:, 0]), _ascending(pairs[:, 1]))
 

@@ -9,6 +9,44 @@ from pathlib import Path
 
 from ..errors import CatalogDamaged, CatalogError
 
+# SQLite's result codes: https://www.sqlite.org/rescode.html. The sqlite3 module has names for them since Python 3.11.
+ERROR = 1
+READONLY = 8
+IOERR = 10
+FULL = 13
+CANTOPEN = 14
+TOOBIG = 18
+MISMATCH = 20
+AUTH = 23
+# what SQLite says of them, and of others: Python 3.10 gives no code
+_TEXTS = {
+    "database is locked": 5,
+    "database table is locked": 6,
+    "attempt to write a readonly database": READONLY,
+    "interrupted": 9,
+    "disk I/O error": IOERR,
+    "database disk image is malformed": 11,
+    "malformed database schema": 11,
+    "database or disk is full": FULL,
+    "unable to open database": CANTOPEN,
+    "locking protocol": 15,
+    "database schema has changed": 17,
+    "string or blob too big": TOOBIG,
+    "datatype mismatch": MISMATCH,
+    "not authorized": AUTH,
+    "file is not a database": 26,
+}
+
+
+def code_of(error: sqlite3.Error) -> int | None:
+    """SQLite's result code, without what extends it; None for what Python raised itself."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF
+    text = str(error)
+    known = [code for start, code in _TEXTS.items() if text.startswith(start)]
+    return known[0] if known else ERROR if isinstance(error, sqlite3.OperationalError) else None
+
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
@@ -16,7 +54,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     # a damaged schema gets into SQLite's message, and what is no Unicode there makes Python's own error of it
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         text = "text that is no Unicode" if isinstance(error, UnicodeDecodeError) else str(error)
         if any(word in text for word in ("malformed", "not a database", "no Unicode", "Could not decode")):
             raise CatalogDamaged(
