@@ -246,6 +246,7 @@ class Store(Connection):
         )
 
     def _insert_vectors(self, entries: Sequence[Entry], ids: dict[bytes, int], model: int) -> None:
+        # a content may come twice; what is there stays, labels too, since the vector's row has their checksum
         digests = [e.sha256 for e in entries]
         blobs = vectors.pack([e.vector for e in entries if e.vector is not None], digests)
         self.many(
@@ -256,7 +257,7 @@ class Store(Connection):
             ],
         )
         self.many(
-            "INSERT OR REPLACE INTO labels (content_id, model_id, rank, class, probability) VALUES {}",
+            "INSERT OR IGNORE INTO labels (content_id, model_id, rank, class, probability) VALUES {}",
             [
                 (ids[e.sha256], model, rank, index, probability)
                 for e in entries
