@@ -9,15 +9,15 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from ..errors import CatalogError, CatalogNotFound, WrongFormat
+from ..errors import CatalogError, CatalogLocked, CatalogNotFound, WrongFormat
 from ..files import network_file_system
 from . import handles, seal
-from .sqlite_errors import translated
+from .sqlite_errors import CANTOPEN, FULL, IOERR, READONLY, code_of, translated
 
 # 'IDXR': what `file` and SQLite tools show for a catalog
 APPLICATION_ID = 0x49445852
@@ -29,6 +29,8 @@ IN_ONE_STATEMENT = 900
 # rows that are read at once where a whole table streams by
 CHUNK = 8192
 
+State: TypeAlias = tuple[int, ...]
+
 
 class Connection:
     """An open catalog.sqlite."""
@@ -37,17 +39,24 @@ class Connection:
         """Opens it, and migrates it unless readonly; making: it may be new."""
         self.path = path
         self.readonly = readonly
-        with ExitStack() as undo, translated(path):
+        self._in_snapshot = False
+        self._open(making)
+
+    def _open(self, making: bool = False) -> None:
+        with ExitStack() as undo, translated(self.path):
             try:
-                inode = handles.hold(path, making=making)
+                self._inode = handles.hold(self.path, making=making)
             except OSError as error:
                 raise CatalogError(
-                    f"{path} cannot be opened ({error.strerror}). Check the disk and the permissions."
+                    f"{self.path} cannot be opened ({error.strerror}). Check the disk and the permissions."
                 ) from error
-            undo.callback(handles.let_go, inode)
-            self.sqlite = _connect_readonly(path) if readonly else _connect(path)
+            undo.callback(handles.let_go, self._inode)
+            # _as_it_was: the state of a file that is read without locks, None where there are locks
+            connected = _connect_readonly(self.path) if self.readonly else (_connect(self.path), None)
+            self.sqlite, self._as_it_was = connected
             undo.callback(self.sqlite.close)
-            self._prepare(making)
+            with self._unchanged():
+                self._prepare(making)
             self._undo = undo.pop_all()
 
     def _prepare(self, making: bool) -> None:
@@ -72,6 +81,47 @@ class Connection:
     def close(self) -> None:
         """Close the file; SQLite folds its write-ahead log in."""
         self._undo.close()
+
+    # -- reading without locks -------------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        """Open a file anew that is read without locks, and that somebody has changed."""
+        if self._as_it_was is None or (_state_of(self.path) == self._as_it_was and not has_log(self.path)):
+            return
+        old = self.sqlite, self._as_it_was, self._inode, self._undo
+        try:
+            self._open()
+        except BaseException:
+            self.sqlite, self._as_it_was, self._inode, self._undo = old
+            raise
+        old[-1].close()
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """What is read within comes from one state of the file, also without locks. Raises CatalogLocked otherwise."""
+        before = self._as_it_was
+        refusal = f"The catalog {self.path.parent} was being built while it was read. Try again."
+
+        def changed() -> bool:
+            return before is not None and _state_of(self.path) != before
+
+        try:
+            yield
+        except Exception as error:  # a mixture of two states may raise anything
+            if changed():
+                raise CatalogLocked(refusal) from error
+            raise
+        if changed():
+            raise CatalogLocked(refusal)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return translated(self.path) if self._as_it_was is None or self._in_snapshot else self._reading_unlocked()
+
+    @contextmanager
+    def _reading_unlocked(self) -> Iterator[None]:
+        self._renew()
+        with self._unchanged(), translated(self.path):
+            yield
 
     # -- format ----------------------------------------------------------------------------------------------------
 
@@ -158,11 +208,14 @@ class Connection:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Everything that is read within comes from one generation."""
-        with translated(self.path):
+        self._renew()
+        with self._unchanged(), translated(self.path):
             self.sqlite.execute("BEGIN")
+            self._in_snapshot = True
             try:
                 yield
             finally:
+                self._in_snapshot = False
                 self._roll_back()
 
     def _roll_back(self) -> None:
@@ -172,17 +225,17 @@ class Connection:
 
     def rows(self, sql: str, values: Any = ()) -> Iterator[Any]:
         """Rows of a statement, as they come."""
-        with translated(self.path):
+        with self._reading():
             yield from self.sqlite.execute(sql, values)
 
     def all(self, sql: str, values: Any = ()) -> list[Any]:
         """All its rows, so that it has ended."""
-        with translated(self.path):
+        with self._reading():
             return self.sqlite.execute(sql, values).fetchall()
 
     def row(self, sql: str, values: Any = ()) -> Any:
         """Its first row, or None."""
-        with translated(self.path):
+        with self._reading():
             return self.sqlite.execute(sql, values).fetchone()
 
     def one(self, sql: str, values: Any = ()) -> Any:
@@ -244,25 +297,34 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
 
 
-def _connect_readonly(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing.
+def _connect_readonly(path: Path) -> tuple[sqlite3.Connection, State | None]:
+    """A connection that changes nothing, and the state of the file where that is read without locks.
 
-    Where the folder can be written it is an ordinary one, which tidies SQLite's log files up when it closes. On a disk
-    that cannot be written, or a network file system, nobody builds, so there is no log to look for and nothing to lock.
-    The same goes for a disk that is too full for SQLite's empty log files.
+    Where the folder can be written it is an ordinary one, which tidies SQLite's log files up when it closes. Otherwise
+    SQLite can only use log files that somebody else has made, and without them must take the file for one that never
+    changes; the same goes for a disk that is too full for them. Whoever reads so has to look at the file's state.
     """
-    log = path.with_name(path.name + "-wal")
+    state = _state_of(path)  # before a log is looked for: whoever changes the file makes one first
     writable = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK) and not network_file_system(path)
-    if writable:
-        conn = _connect_as(path, "rw")
+    if writable or path.with_name(path.name + "-wal").exists():
+        conn = _connect_as(path, "rw" if writable else "ro")
         try:
             conn.execute("PRAGMA schema_version")
-            return conn
-        except sqlite3.OperationalError:
+            return conn, None
+        except sqlite3.OperationalError as error:
             conn.close()
-            if has_log(path):
+            if code_of(error) not in (READONLY, IOERR, FULL, CANTOPEN) or has_log(path):
                 raise
-    return _connect_as(path, "ro" if log.exists() and not writable else "ro&immutable=1")
+    return _connect_as(path, "ro&immutable=1"), state
+
+
+def _state_of(path: Path) -> State:
+    """What changes with every change of a file; nothing for one that is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _connect_as(path: Path, mode: str) -> sqlite3.Connection:

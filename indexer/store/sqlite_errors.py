@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import CatalogDamaged, CatalogError
+from ..errors import CatalogDamaged, CatalogError, CatalogLocked
 
 # SQLite's result codes: https://www.sqlite.org/rescode.html. The sqlite3 module has names for them since Python 3.11.
 ERROR = 1
@@ -60,6 +60,6 @@ def translated(path: Path) -> Iterator[None]:
             raise CatalogDamaged(
                 f"{path} is damaged ({text}). Restore a copy, or build a new catalog in another folder."
             ) from error
-        if "locked" in text:
-            raise CatalogError(f"{path} is busy with another process. Try again when that has ended.") from error
+        if "locked" in text or "locking protocol" in text:
+            raise CatalogLocked(f"{path} is busy with another process. Try again when that has ended.") from error
         raise CatalogError(f"{path} cannot be used ({text}). Check the disk and the permissions.") from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import CatalogError
+from ..errors import CatalogError, CatalogLocked
 from ..files import changing
 from ..neighbours.stamp import is_sound, path_of, read_stamp
 from ..records import BuildReport, VerifyReport
@@ -25,7 +25,7 @@ def verify(folder: Path) -> VerifyReport:
     """Check the catalog of a folder without changing it.
 
     Every page of catalog.sqlite against the seal, SQLite's own check, the checksum of every row, the model ids, and
-    the neighbour file against its stamp.
+    the neighbour file against its stamp. Raises CatalogLocked where another process keeps it from being read.
     """
     return _checked(folder, _harmed_index(folder))
 
@@ -87,6 +87,8 @@ def _check_pages(folder: Path) -> Iterator[str]:
 def _check_rows(folder: Path) -> Iterator[str]:
     try:
         store = Store.open(folder, readonly=True)
+    except CatalogLocked:  # which says nothing of what is stored
+        raise
     except CatalogError as error:
         yield f"{FILE}: {error}"
         return
@@ -96,6 +98,8 @@ def _check_rows(folder: Path) -> Iterator[str]:
                 yield f"{FILE}: there are more problems"
                 return
             yield f"{FILE}: {problem}"
+    except CatalogLocked:
+        raise
     except Exception as error:  # a damaged row may hold anything, and what it holds may raise anything
         yield f"{FILE}: cannot be read to its end ({error})"
     finally:
@@ -107,6 +111,8 @@ def _harmed_index(folder: Path) -> Path | None:
     try:
         with closing(Store.open(folder, readonly=True)) as store:
             path = path_of(folder, store.neighbours)
+    except CatalogLocked:
+        raise
     except CatalogError:
         return None
     stamp = read_stamp(path)
