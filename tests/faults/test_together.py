@@ -67,6 +67,7 @@ def folder(scene: Scene, tmp_path: Path) -> Path:
 
 def test_a_second_build_says_at_once_who_holds_the_catalog(scene: Scene, folder: Path, tmp_path: Path) -> None:
     with building(folder, wait=False):
+        since = json.loads((folder / lock.FILE).read_bytes())["since"]
         process = start_build(Plan(str(tmp_path / "log")), scene, folder)
         wait_until_ready(process)
         started = time.monotonic()
@@ -74,8 +75,9 @@ def test_a_second_build_says_at_once_who_holds_the_catalog(scene: Scene, folder:
         assert time.monotonic() - started < 1
     assert process.returncode == 1
     assert err.count("\n") == 1
-    for word in (str(folder), f"process {os.getpid()}", socket.gethostname(), time.strftime("%Y-%m-%d"), "--wait"):
+    for word in (str(folder), f"process {os.getpid()}", socket.gethostname(), since, "--wait"):
         assert word in err
+    assert abs(time.time() - time.mktime(time.strptime(since, "%Y-%m-%d %H:%M:%S"))) < 120
     rebuild(folder, scene.pictures)
     assert State.of(folder) == scene.after
 
@@ -107,6 +109,26 @@ def test_the_lock_of_a_killed_build_is_free_at_once(scene: Scene, folder: Path, 
         assert json.loads((folder / lock.FILE).read_bytes())["pid"] == os.getpid()
     rebuild(folder, scene.pictures)
     assert State.of(folder) == scene.after
+
+
+def test_the_holder_is_named_also_while_it_notes_what_it_has_checked(folder: Path) -> None:
+    stop = threading.Event()
+
+    def note() -> None:
+        while not stop.is_set():
+            lock.vouch(folder)
+
+    with building(folder, wait=False):
+        noting = threading.Thread(target=note)
+        noting.start()
+        try:
+            for _ in range(300):
+                with pytest.raises(CatalogLocked, match=f"process {os.getpid()}"), building(folder, wait=False):
+                    pass
+        finally:
+            stop.set()
+            noting.join()
+        assert lock.vouched(folder)
 
 
 def test_two_first_builds_at_the_same_time(old_files: None, tmp_path: Path) -> None:
