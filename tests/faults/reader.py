@@ -98,7 +98,7 @@ def main() -> None:
         def access(path: Any, mode: int) -> bool:
             return mode != os.W_OK and real(path, mode)
 
-        os.access = access
+        os.access = access  # type: ignore[assignment]
     known: Facts = json.loads(Path(facts).read_text())
     until = time.monotonic() + float(seconds)
     readers = [Reader(catalog, known, number, until) for number in range(int(threads))]
