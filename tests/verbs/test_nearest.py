@@ -579,3 +579,31 @@ def test_an_index_stays_open_until_another_takes_its_place(store: Store) -> None
     assert second is not None
     assert second is not first
     assert second.stamp.covered == 4000
+
+
+def test_an_index_that_could_not_be_opened_once_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = store.model()
+    assert model
+    files = nearest.IndexFiles(store.path.parent)
+    with monkeypatch.context() as once:
+        once.setattr(nearest, "open_index", lambda *_, **__: None)  # too many open files, for one
+        assert files.fitting(store, model) is None
+    assert files.fitting(store, model) is not None
+
+
+def test_info_is_of_one_state(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here a build ends between the numbers and the look at the index that goes with them."""
+    built = threading.Event()
+
+    def late(*given: Any) -> Any:
+        if not built.is_set():
+            built.set()
+            with closing(Store.open(folder)) as another:
+                add(another, made(1, 1000), 3000)
+                refresh(another)
+        return find_index(*given)
+
+    monkeypatch.setattr(nearest, "find_index", late)
+    with Catalog.open(folder, readonly=True) as catalog:
+        told = catalog.info()
+    assert (told.images, told.vectors, told.neighbours.covered) == (4000, 4000, 4000)
