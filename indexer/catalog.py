@@ -157,6 +157,7 @@ class Catalog:
     ) -> BuildReport:
         from .verbs.build import build
 
+        self._store.require_in_place()
         stored = self._store.model()
         another = self._model and stored and self._model != stored.source
         if stored and (another or switch_model) and not options.dry_run:
@@ -354,6 +355,7 @@ class Catalog:
 
         self._require_writable()
         with building(self.folder, wait=wait):
+            self._store.require_in_place()
             sealed = self._store.is_sealed
             yield
             if sealed:

@@ -8,21 +8,23 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from ..errors import CatalogError, CatalogLocked, CatalogNotFound, WrongFormat
-from ..files import network_file_system
+from ..files import network_file_system, replacement
 from . import handles, seal
-from .sqlite_errors import CANTOPEN, FULL, IOERR, READONLY, code_of, translated
+from .sqlite_errors import BUSY, CANTOPEN, FULL, IOERR, READONLY, code_of, translated
 
 # 'IDXR': what `file` and SQLite tools show for a catalog
 APPLICATION_ID = 0x49445852
 FORMAT = 3
 BUSY_SECONDS = 60.0
+_RETRY_SECONDS = 0.01
 LOG_PAGES = 16384
 # values that one statement takes; SQLite allowed 999 for a long time
 IN_ONE_STATEMENT = 900
@@ -68,7 +70,7 @@ class Connection:
         if not self._is_empty():
             self._check_format()
         elif making:
-            self.sqlite.execute("PRAGMA journal_mode = WAL")
+            self._use_log()
         else:  # whoever was making it was killed before the first commit
             folder = self.path.parent
             raise CatalogNotFound(f"The catalog in {folder} was never finished. Make it: indexer build FOLDER.")
@@ -77,6 +79,18 @@ class Connection:
             self.sqlite.execute("PRAGMA query_only = ON")
         else:
             self._migrate()
+
+    def _use_log(self) -> None:
+        """For this SQLite does not wait by itself until another process that makes the same catalog has done so."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self.sqlite.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if code_of(error) != BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(_RETRY_SECONDS)
 
     def close(self) -> None:
         """Close the file; SQLite folds its write-ahead log in."""
@@ -139,27 +153,43 @@ class Connection:
             )
 
     def _migrate(self) -> None:
-        found = self.format
-        if found == FORMAT:
+        if self.format == FORMAT:
             return
         from sqlite_utils import Database  # a tenth of a second, which most openings need not wait for
 
         from .migrations import migrations
 
-        if found:
-            self._copy_to(self.path.with_name(f"catalog.format-{found}.sqlite"))
         with self.writing():
-            migrations.apply(Database(self.sqlite))
-            self.sqlite.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self.sqlite.execute(f"PRAGMA user_version = {FORMAT}")
+            found = self.format  # another process may have been here first
+            if found:
+                self._check_format()
+            if 0 < found < FORMAT:
+                self._copy(found)
+            if found < FORMAT:
+                migrations.apply(Database(self.sqlite))
+                self.sqlite.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self.sqlite.execute(f"PRAGMA user_version = {FORMAT}")
 
-    def _copy_to(self, target: Path) -> None:
-        """A whole copy, before a migration changes anything."""
-        copy = sqlite3.connect(target)
-        try:
-            self.sqlite.backup(copy)
-        finally:
-            copy.close()
+    def _copy(self, found: int) -> None:
+        """A whole copy, before a migration changes anything; one that is there already stays."""
+        for number in itertools.count():
+            target = self.path.with_name(f"catalog.format-{found}{f'-{number}' if number else ''}.sqlite")
+            if not target.exists():
+                break
+            if self._is_state_of(target):  # of a migration that failed
+                return
+        with replacement(target) as temporary:
+            temporary.unlink(missing_ok=True)
+            # over another connection: SQLite copies nothing over one that writes
+            with closing(_connect_as(self.path, "ro")) as source, closing(sqlite3.connect(temporary)) as copy:
+                copy.execute("PRAGMA journal_mode = OFF")
+                source.backup(copy)
+
+    def _is_state_of(self, copy: Path) -> bool:
+        sql = "SELECT value FROM meta WHERE key IN ('uuid', 'generation') ORDER BY key"
+        with suppress(sqlite3.Error), closing(_connect_as(copy, "ro&immutable=1")) as opened:
+            return opened.execute(sql).fetchall() == self.sqlite.execute(sql).fetchall()
+        return False
 
     @property
     def format(self) -> int:
@@ -188,12 +218,18 @@ class Connection:
         row = self.row("SELECT value FROM meta WHERE key = 'neighbours'")
         return row[0] if row else ""
 
+    def require_in_place(self) -> None:
+        """Raises CatalogError where a repair has put another file in the place of this one: what is written is lost."""
+        if handles.inode_of(self.path) != self._inode:
+            raise CatalogError(f"{self.path} was replaced since it was opened. Open the catalog again.")
+
     # -- statements --------------------------------------------------------------------------------------------------
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """One transaction, which makes the next generation, or nothing at all."""
         with translated(self.path):
+            self.require_in_place()
             if not self.readonly:
                 seal.break_it(self.path)
             self.sqlite.execute("BEGIN IMMEDIATE")  # a lock taken at the start cannot fail half-way

@@ -11,6 +11,7 @@ from ..errors import CatalogDamaged, CatalogError, CatalogLocked
 
 # SQLite's result codes: https://www.sqlite.org/rescode.html. The sqlite3 module has names for them since Python 3.11.
 ERROR = 1
+BUSY = 5
 READONLY = 8
 IOERR = 10
 FULL = 13
@@ -20,7 +21,7 @@ MISMATCH = 20
 AUTH = 23
 # what SQLite says of them, and of others: Python 3.10 gives no code
 _TEXTS = {
-    "database is locked": 5,
+    "database is locked": BUSY,
     "database table is locked": 6,
     "attempt to write a readonly database": READONLY,
     "interrupted": 9,

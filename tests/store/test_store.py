@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -37,6 +38,38 @@ def test_creating_twice_keeps_what_is_there(tmp_path: Path) -> None:
     again = Store.create(tmp_path)
     assert again.uuid == uuid
     again.close()
+
+
+def test_who_makes_a_catalog_waits_for_whoever_makes_the_same_one(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # for which SQLite does not wait by itself
+    leaves = threading.Timer(0.3, other.rollback)
+    leaves.start()
+    with closing(Store.create(tmp_path)) as made:
+        assert made.one("PRAGMA journal_mode") == "wal"
+    leaves.join()
+    other.close()
+
+
+def test_nothing_is_written_to_a_file_that_was_replaced(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    conn = sqlite3.connect(catalog.folder / FILE)
+    conn.execute("UPDATE contents SET width = width + 1 WHERE id = 3")
+    conn.commit()
+    conn.close()
+    assert Catalog.verify(catalog.folder, repair=True, loader=catalog._loader).repaired
+    save_picture(pictures / "new.png", 72)
+    for write in (
+        lambda: catalog.build(),
+        lambda: catalog.calibrate(sample=1),
+        lambda: catalog._store.decide(bytes(64), 1),
+    ):
+        with pytest.raises(CatalogError, match="was replaced"):
+            write()
+    assert catalog._store.is_sealed
+    with Catalog.open(catalog.folder, loader=catalog._loader) as again:
+        assert again.build().added == 1
+    assert Catalog.verify(catalog.folder).ok
 
 
 def test_no_catalog(tmp_path: Path) -> None:
