@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from urllib.parse import quote
 from ..errors import CatalogError, CatalogLocked, CatalogNotFound, WrongFormat
 from ..files import network_file_system, replacement
 from . import handles, seal
-from .sqlite_errors import BUSY, CANTOPEN, FULL, IOERR, READONLY, code_of, translated
+from .sqlite_errors import BUSY, CANTOPEN, FULL, IOERR, READONLY, code_of, missing, translated
 
 # 'IDXR': what `file` and SQLite tools show for a catalog
 APPLICATION_ID = 0x49445852
@@ -31,6 +32,7 @@ IN_ONE_STATEMENT = 900
 # rows that are read at once where a whole table streams by
 CHUNK = 8192
 
+_INDEX_NAME = re.compile("[0-9a-f]{16}")
 State: TypeAlias = tuple[int, ...]
 
 
@@ -214,9 +216,9 @@ class Connection:
 
     @property
     def neighbours(self) -> str:
-        """The name of the neighbour index that goes with this generation; empty where there is none."""
+        """The name of the neighbour index that goes with this generation; empty where there is none that can be one."""
         row = self.row("SELECT value FROM meta WHERE key = 'neighbours'")
-        return row[0] if row else ""
+        return row[0] if row and isinstance(row[0], str) and _INDEX_NAME.fullmatch(row[0]) else ""
 
     def require_in_place(self) -> None:
         """Raises CatalogError where a repair has put another file in the place of this one: what is written is lost."""
@@ -275,8 +277,11 @@ class Connection:
             return self.sqlite.execute(sql, values).fetchone()
 
     def one(self, sql: str, values: Any = ()) -> Any:
-        """The first value of its first row."""
-        return self.row(sql, values)[0]
+        """The first value of its first row, which is always there."""
+        row = self.row(sql, values)
+        if row is None:
+            raise missing(self.path)
+        return row[0]
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run a statement with VALUES {} over all rows, many at a time: SQLite lets other threads run meanwhile."""

@@ -13,7 +13,7 @@ from ..records import ImageRecord, Label
 from . import filters
 from .connection import IN_ONE_STATEMENT, Connection, in_parts
 from .rows import Ids, Passing, StoredModel, has_vector
-from .sqlite_errors import translated
+from .sqlite_errors import missing, translated
 
 _IMAGE = (
     "images.id, content_id, roots.path, images.path, "
@@ -36,6 +36,8 @@ class ImageRows:
     def place_of(self, full: bytes) -> tuple[int, int] | None:
         """(image id, content id) of the image at an absolute path."""
         for root, root_id in self.db.rows("SELECT path, id FROM roots"):
+            if not isinstance(root, bytes):
+                raise missing(self.db.path)
             prefix = root.rstrip(b"/") + b"/"
             if full.startswith(prefix):
                 row = self.db.row(
@@ -106,18 +108,26 @@ class ImageRows:
             yield [(row[1], records[row[0]]) for row in part]
 
     def by_id(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
-        """Image id -> record."""
+        """Image id -> record; for ids of this state of the catalog. Raises CatalogDamaged where one is not whole."""
+        found = self._those(ids)
+        if len(found) < len(set(ids)):
+            raise missing(self.db.path)
+        return found
+
+    def _those(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
         return self._records(list(self.db.rows_in(f"SELECT {_IMAGE} WHERE images.id IN ({{}})", ids)))
 
     def at(self, full: bytes) -> ImageRecord | None:
         """The image at an absolute path."""
         place = self.place_of(full)
-        return self.by_id([place[0]])[place[0]] if place else None
+        return self._those([place[0]]).get(place[0]) if place else None
 
     def _records(self, rows: list[Any]) -> dict[int, ImageRecord]:
         labels = self.labels_of([row[1] for row in rows])
         records = {}
         for image, content, root, path, digest, size, width, height, format, taken, camera, modified, *seen in rows:
+            if not all(isinstance(value, bytes) for value in (root, path, digest)):
+                raise missing(self.db.path)
             full = os.fsdecode(os.path.join(root, path))
             found = labels.get(content, ())
             records[image] = ImageRecord(

@@ -64,3 +64,8 @@ def translated(path: Path) -> Iterator[None]:
         if "locked" in text or "locking protocol" in text:
             raise CatalogLocked(f"{path} is busy with another process. Try again when that has ended.") from error
         raise CatalogError(f"{path} cannot be used ({text}). Check the disk and the permissions.") from error
+
+
+def missing(path: Path) -> CatalogDamaged:
+    """What to raise where a row is gone, or holds what nobody has written."""
+    return CatalogDamaged(f"{path} is damaged (rows are missing or harmed). Mend it with: indexer verify --repair.")

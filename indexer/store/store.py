@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..errors import CatalogNotFound
+from ..errors import CatalogError, CatalogNotFound
 from ..files import require_local
 from ..records import Fingerprint, ModelId, PictureInfo, Preprocess, Skipped, Source, Stamp
 from . import checksums, seal, vectors
@@ -61,14 +62,14 @@ class Store(Connection):
         Raises CatalogNotFound, WrongFormat or CatalogDamaged.
         """
         path = folder / FILE
-        if not path.is_file():
+        if not _is_there(path):
             raise CatalogNotFound(f"There is no catalog in {folder}. Make one with: indexer build FOLDER.")
         return cls(path, readonly=readonly)
 
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether a folder holds a catalog, or what is left of one."""
-        return (folder / FILE).exists() or (folder / seal.FILE).exists()
+        return _is_there(folder / FILE) or _is_there(folder / seal.FILE)
 
     @property
     def is_sealed(self) -> bool:
@@ -332,6 +333,18 @@ class Store(Connection):
             with self.writing():
                 self.sqlite.execute(f"DELETE FROM images WHERE {where}")
         return gone
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path is a file's. Raises CatalogError where that cannot be seen."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        raise CatalogError(
+            f"{path} cannot be reached ({error.strerror}). Check the disk and the permissions."
+        ) from error
 
 
 def _place(source: Source) -> tuple[int, bytes]:

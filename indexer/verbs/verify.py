@@ -18,7 +18,10 @@ from ..store.store import FILE, Store
 
 SHOWN = 20
 GONE = f"{FILE} is missing"
-UNSEALED = "The last build has not come to its end, so the file as a whole has no checksum: run indexer build."
+UNSEALED = (
+    "The last build has not come to its end, or somebody was reading as it did, so the file as a whole has no "
+    "checksum: run indexer build."
+)
 
 
 def verify(folder: Path) -> VerifyReport:
@@ -70,10 +73,17 @@ def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyRe
 def _check_pages(folder: Path) -> Iterator[str]:
     database = folder / FILE
     try:
-        sealed = seal.read(database)
+        yield from _compare_pages(database)
     except ValueError as error:
         yield f"{seal.FILE}: {error}"
-        return
+    except PermissionError as error:
+        raise CatalogError(f"{error.filename} cannot be read ({error.strerror}). Check the permissions.") from error
+    except OSError as error:
+        yield f"{FILE}: cannot be read ({error.strerror})"
+
+
+def _compare_pages(database: Path) -> Iterator[str]:
+    sealed = seal.read(database)
     if sealed is None:
         return
     if not database.exists():
