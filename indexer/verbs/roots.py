@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import InvalidArgument, UnsafeRemoval
@@ -30,15 +30,18 @@ def resolve(store: Store, paths: Sequence[str | os.PathLike[str]], *, prune: boo
 
     Raises InvalidArgument for a path that is not there, UnsafeRemoval for a known root that is not.
     """
-    roots = list(store.roots())
+    roots = store.roots()
     if not paths:
         if not roots:
             raise InvalidArgument("This catalog has no folders yet. Name one: indexer build FOLDER.")
         there = [Place(root, b"") for root in roots if os.path.lexists(root)]
         return there, [_missing(root) for root in roots if not os.path.lexists(root)]
-    known = frozenset(roots)
-    places = _disjoint([_place(_full(path), known, prune) for path in paths])
-    of_files = {place.root for place in places if place.below} - known
+    named = [_place(_full(path), roots, prune) for path in paths]
+    for place in named:
+        if not os.path.lexists(place.full) and not _knows(store, roots[place.root], place.below):
+            raise InvalidArgument(_not_there(place.full))
+    places = _disjoint(named)
+    of_files = {place.root for place in places if place.below} - roots.keys()
     return places, [_of_files(min(of_files), len(of_files))] if of_files else []
 
 
@@ -59,7 +62,7 @@ def _full(path: str | os.PathLike[str]) -> bytes:
     return os.path.abspath(os.fsencode(path))
 
 
-def _place(full: bytes, roots: frozenset[bytes], prune: bool) -> Place:
+def _place(full: bytes, roots: Mapping[bytes, int], prune: bool) -> Place:
     there = os.path.lexists(full)
     around = [folder for folder in _upwards(full) if folder in roots]
     if around:
@@ -67,7 +70,7 @@ def _place(full: bytes, roots: frozenset[bytes], prune: bool) -> Place:
             raise UnsafeRemoval(_missing(full))
         return Place(around[-1], _below(around[-1], full))
     if not there:
-        raise InvalidArgument(f"There is no file or folder {os.fsdecode(full)}. Check the spelling.")
+        raise InvalidArgument(_not_there(full))
     if os.path.isdir(full):
         return Place(full, b"")
     return Place(os.path.dirname(full), os.path.basename(full))
@@ -120,6 +123,15 @@ def _of_files(folder: bytes, count: int) -> str:
         "The catalog knows folders, not single files: a build without a path takes in everything in "
         f"{os.fsdecode(folder)}{more}. To go on with these files alone, name them each time."
     )
+
+
+def _knows(store: Store, root_id: int, below: bytes) -> bool:
+    """Whether a root is named that is to be forgotten, or something that the store has seen there."""
+    return not below or next(store.known(root_id, below, None, set()), None) is not None
+
+
+def _not_there(path: bytes) -> str:
+    return f"There is no file or folder {os.fsdecode(path)}. Check the spelling."
 
 
 def _missing(root: bytes) -> str:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer import BuildReport, Catalog, UnsafeRemoval
+from indexer import BuildReport, Catalog, InvalidArgument, UnsafeRemoval
 from indexer.pictures import scan
 from indexer.records import FoundFile
 from indexer.store.store import Store
@@ -147,10 +147,22 @@ def test_whatever_is_named_no_file_comes_twice_and_none_is_left_out(tree: list[s
             assert not [(one, other) for one in roots for other in roots if one.startswith(other + b"/")]
 
 
-def test_many_files_are_sorted_out_at_once(store: Store) -> None:
-    store.add_root(b"/photos")
+def test_what_nobody_has_ever_seen_is_a_mistake(catalog: Catalog, photos: Path) -> None:
+    """Below a known folder too, where what is gone may be named to be forgotten."""
+    catalog.build([photos])
+    with pytest.raises(InvalidArgument, match="nothere"):
+        catalog.build([photos / "nothere"])
+    shutil.rmtree(photos / "sub")
+    (photos / "a.png").unlink()
+    assert catalog.build([photos / "sub", photos / "a.png"], prune=True).removed == 3
+
+
+def test_many_files_are_sorted_out_at_once(store: Store, tmp_path: Path) -> None:
+    store.add_root(os.fsencode(tmp_path))
+    named = [tmp_path / f"{number:06}.jpg" for number in range(20_000)]
+    for path in named:
+        path.touch()
     started = time.monotonic()
-    named = [f"/photos/{number:06}.jpg" for number in range(20_000)]
     assert len(resolve(store, named, prune=False)[0]) == 20_000
     assert time.monotonic() - started < 20  # comparing each with all took ten minutes
 
