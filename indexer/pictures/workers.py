@@ -124,7 +124,10 @@ class Decoders:
         self._waiting: deque[_Job] = deque()
         self._again: deque[_Job] = deque()  # to be decoded alone; they count as running
         self._thread: threading.Thread | None = None
-        self._asleep = self._closing = False
+        # Set: a worker is free and nothing waits, so that a new job has to ring. Not set: all are at work, or the
+        # thread looks again before it sleeps, also where what it has just handed out came to nothing at once.
+        self._asleep = False
+        self._closing = False
         self._ear, self._bell = -1, -1
 
     def submit(self, data: bytes, kind: str) -> Future[Prepared]:
@@ -235,7 +238,10 @@ class Decoders:
         return jobs
 
     def _patience(self) -> float | None:
-        """Seconds until the first worker is late, None where none is at work."""
+        """Seconds until the first worker is late, None where none is at work, 0 where a free one may have work."""
+        with self._lock:
+            if not self._asleep and not all(worker.jobs for worker in self._workers):
+                return 0.0
         first = min(worker.deadline for worker in self._workers)
         return None if first == math.inf else max(first - time.monotonic(), 0.0)
 

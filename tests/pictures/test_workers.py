@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -231,7 +232,7 @@ def in_a_group(decoders: Decoders, orders: list[bytes]) -> list[int | str]:
     outcomes: list[int | str] = []
     for future in futures:
         try:
-            outcomes.append(int(future.result().pixels.max()))
+            outcomes.append(int(future.result(timeout=20).pixels.max()))
         except PictureError as error:
             outcomes.append(error.reason)
     return outcomes
@@ -276,6 +277,51 @@ def test_a_disaster_among_others_costs_none_of_them(
     wanted[3] = reason
     assert in_a_group(decoders, orders) == wanted
     assert max(asked) == workers.GROUP  # it was among others
+
+
+def test_files_come_after_one_that_cannot_be_handed_over(
+    start: Callable[..., Decoders], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the system allows no file of its length."""
+    put = workers._put
+
+    def put_some(shared: int, data: bytes, place: int = 0) -> int:
+        if len(data) > 100:
+            raise OSError(errno.EFBIG, "File too large")
+        return put(shared, data, place)
+
+    monkeypatch.setattr(workers, "_put", put_some)
+    assert in_a_group(start(), [b"x", b"x" * 200, b"xx", b"xxx"]) == [1, "crashed the decoder", 2, 3]
+
+
+def test_files_come_after_a_group_whose_worker_has_gone(
+    start: Callable[..., Decoders], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[int] = []
+    ask = workers._Worker.ask
+
+    def ask_some(self: workers._Worker) -> None:
+        if len(self.jobs) > 1:
+            groups.append(len(self.jobs))
+            if len(groups) == 2:  # handed to one that has been at work
+                raise BrokenPipeError
+        ask(self)
+
+    monkeypatch.setattr(workers._Worker, "ask", ask_some)
+    assert in_a_group(start(), [b"x" * number for number in range(1, 13)]) == [*range(1, 13)]
+    assert groups == [6, 3]
+
+
+def test_every_file_hears_that_no_worker_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with Decoders(SPEC, 1) as decoders:
+        with decoders._lock:
+            futures = [decoders.submit(b"x", "JPEG") for _ in range(3)]
+        for future in futures:
+            assert str(future.exception(timeout=20)) == workers.NOT_STARTED
 
 
 @linux
