@@ -47,6 +47,8 @@ EXIT_SECONDS = 0.5
 # bytes of the line that begins a request or an answer
 MAX_LINE = 1 << 16
 DIGEST_BYTES = 32
+# characters of a reason, or of a text that belongs to a picture
+MAX_TEXT = 200
 # files of one request, and bytes of them where there are several: what a request costs here is then shared by many
 GROUP, GROUP_BYTES = 8, 1 << 20
 # of the memory that is shared with a worker, what it keeps after a larger file
@@ -386,8 +388,9 @@ class _Worker:
         body = _take(self.shared, good * self.answer_bytes)  # a copy: the worker may go on writing
         start = 0
         for answer in answers:
+            _check(answer, self.limits.pixels)
             if "reason" in answer:
-                outcomes.append(PictureError(str(answer["reason"])))
+                outcomes.append(PictureError(answer["reason"]))
                 continue
             known = start + math.prod(self.shape)
             pixels = np.frombuffer(body, np.uint8, known - start, start).reshape(self.shape)
@@ -433,6 +436,35 @@ class _Worker:
             if pipe:
                 with suppress(OSError):  # what was buffered for a dead process
                     pipe.close()
+
+
+def _check(answer: dict[str, Any], pixels: int) -> None:
+    """See that the answer for one file is one that can be stored. pixels: that a picture may have.
+
+    Raises ValueError, or whatever a wrong type leads to: a process that was taken over can claim anything.
+    """
+
+    def is_text(value: object, least: int = 1) -> bool:  # a lone surrogate, which SQLite would refuse, does not print
+        return isinstance(value, str) and least <= len(value) <= MAX_TEXT and value.isprintable()
+
+    def is_whole(value: object, least: int, most: int) -> bool:
+        return type(value) is int and least <= value <= most
+
+    if "reason" in answer:
+        good = is_text(answer["reason"])
+    else:
+        texts = dict(answer["info"])
+        width, height, shown = texts.pop("width"), texts.pop("height"), texts.pop("shown")
+        good = (
+            is_whole(width, 1, pixels)
+            and is_whole(height, 1, pixels // width)
+            and (shown is None or is_whole(shown, 0, 1000))
+            and is_text(texts.pop("format"))
+            and all(text is None or is_text(text, least=0) for text in texts.values())
+            and all(0 <= seconds < math.inf for seconds in answer["seconds"])
+        )
+    if not good:
+        raise ValueError("not of a picture")
 
 
 def _send(pipe: IO[bytes], message: dict[str, Any]) -> None:

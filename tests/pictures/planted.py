@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
 import threading
 import time
+from dataclasses import asdict
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -20,6 +23,8 @@ from indexer.records import Fingerprint, PictureInfo, Preprocess
 BOOT = "import json,sys; sys.path[:]=json.loads(sys.argv[1]); from tests.pictures.planted import main; main()"
 # where serve() sends its answers: it moves them off stdout, to the first number that is free
 ANSWERS = 3
+# bytes of shared memory in which a picture has room
+ENOUGH = 1 << 16
 # how much longer than its limit a worker lives whose parent is gone
 GRACE_SECONDS = 0.5
 
@@ -52,7 +57,7 @@ def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits, exact
             stream.write("chatter from Python\n")
             stream.flush()
         ctypes.CDLL(None).puts(b"chatter from C")
-        os.write(1, b'{"reason": "not from the decoder", "bytes": 0}\n')
+        os.write(1, b'{"answers": [{"reason": "not from the decoder"}]}\n')
         os.write(2, b"TIFFReadDirectory: Warning, Unknown field\n")
     elif order == "die later":
         threading.Timer(0.05, os._exit, [1]).start()
@@ -60,16 +65,25 @@ def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits, exact
         os.write(ANSWERS, order.removeprefix("send ").encode())
         time.sleep(3600)
     elif order.startswith("cut "):
-        os.ftruncate(shared(), int(order.removeprefix("cut ")))
-        info = b'{"width": 16, "height": 16, "format": "PLANTED"}'
-        os.write(ANSWERS, b'{"answers": [{"info": %b, "seconds": [0, 0]}]}\n' % info)
-        time.sleep(3600)
+        claim(int(order.removeprefix("cut ")), {})
+    elif order.startswith("claim "):
+        claim(ENOUGH, json.loads(order.removeprefix("claim ")))
     elif order.startswith("tell "):
         raise PictureError(str(eval(order.removeprefix("tell "))))  # the order comes from the test, word for word
     height, width = preprocess.size
     pixels = np.full((height, width, 3), len(data), np.uint8)
     known = Fingerprint(bytes(DIGEST_BYTES), bytes(SIGNATURE_BYTES))
     return Prepared(pixels, PictureInfo(width, height, "PLANTED"), known)
+
+
+def claim(room: int, claimed: dict[str, Any]) -> NoReturn:
+    """Answer that there is a picture, in shared memory of so many bytes. claimed: what its sound facts give way to."""
+    os.ftruncate(shared(), room)
+    info = {**asdict(PictureInfo(16, 16, "PLANTED")), **claimed.get("info", {})}
+    answer = {"seconds": [0, 0], **claimed, "info": info}
+    os.write(ANSWERS, json.dumps({"answers": [answer]}).encode() + b"\n")
+    time.sleep(3600)
+    raise AssertionError
 
 
 def shared() -> int:
