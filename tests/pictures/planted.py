@@ -26,7 +26,7 @@ ANSWERS = 3
 # bytes of shared memory in which a picture has room
 ENOUGH = 1 << 16
 # how much longer than its limit a worker lives whose parent is gone
-GRACE_SECONDS = 0.5
+GRACE_SECONDS = 2.5
 
 hoard: list[bytes] = []
 
