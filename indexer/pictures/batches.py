@@ -53,7 +53,7 @@ class Batch:
 
 
 @dataclass(slots=True)
-class _Decoding:
+class _Shared:
     """The decoding of one content, shared by the files that hold it; the first of them takes the pixels."""
 
     future: Future[Prepared] | None
@@ -73,11 +73,11 @@ class _Decoding:
 
 
 class _Pending(NamedTuple):
-    """A file on its way. decoding is None where there is nothing to decode."""
+    """A file on its way. shared is None where there is nothing to decode."""
 
     source: Source
     sha256: bytes = b""
-    decoding: _Decoding | None = None
+    shared: _Shared | None = None
     refused: Refused | None = None
 
 
@@ -151,7 +151,7 @@ def _decoding(
     decoders: Callable[[], Decoders],
 ) -> Iterator[_Pending]:
     """Every file, with the decoding of its content under way where that is needed."""
-    under_way: dict[bytes, _Decoding] = {}
+    under_way: dict[bytes, _Shared] = {}
     for chunk in chunks:
         done = known([file.sha256 for file in chunk if isinstance(file, Content)])
         for file in chunk:
@@ -161,7 +161,7 @@ def _decoding(
                 yield _Pending(file.source, file.sha256)
             else:
                 if file.sha256 not in under_way:
-                    under_way[file.sha256] = _Decoding(decoders().submit(file.data, file.kind))
+                    under_way[file.sha256] = _Shared(decoders().submit(file.data, file.kind))
                 yield _Pending(file.source, file.sha256, under_way[file.sha256])
         while len(under_way) > MAX_UNDER_WAY:
             del under_way[next(iter(under_way))]
@@ -185,7 +185,7 @@ def _finish(pending: _Pending, slot: int) -> tuple[Picture | Refused, Pixels | N
     if pending.refused is not None:
         return pending.refused, None
     try:
-        prepared = pending.decoding.take() if pending.decoding else None
+        prepared = pending.shared.take() if pending.shared else None
     except PictureError as error:
         return Refused(pending.source, error.reason), None
     if prepared is None:
