@@ -222,8 +222,17 @@ def test_the_same_length_and_mtime_long_after_a_build(
 
 
 def test_files_are_read_again_only_while_they_are_fresh(
-    catalog: Catalog, pictures: Path, later: Callable[[float], None], was_read: list[str]
+    catalog: Catalog,
+    pictures: Path,
+    later: Callable[[float], None],
+    was_read: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    files = [path for path in pictures.rglob("*") if path.is_file()]
+    for path in files:
+        touch(path)
+    written = max(path.stat().st_ctime_ns for path in files)
+    monkeypatch.setattr(time, "time_ns", lambda: written)  # however long it takes until they are read
     build(catalog, pictures)
     was_read.clear()
     build(catalog, pictures)
