@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -62,8 +64,12 @@ def test_the_command_is_installed(built: Path) -> None:
     assert json.loads(done.stdout)["images"] == 21
 
 
-def slow_build(folder: Path, forward: str = "time.sleep(0.3)", batches: int = 2) -> subprocess.Popen[str]:
-    """A build that takes many seconds and is at this batch, in a session of its own, as a terminal would start it."""
+@contextmanager
+def slow_build(folder: Path, forward: str = "time.sleep(0.3)", batches: int = 2) -> Iterator[subprocess.Popen[str]]:
+    """A build that takes many seconds and is at this batch, in a session of its own, as a terminal would start it.
+
+    It ends with the block, whatever it makes of signals.
+    """
     for seed in range(200):
         save_picture(folder / "pictures" / f"{seed:03}.png", seed)
     process = subprocess.Popen(
@@ -74,20 +80,29 @@ def slow_build(folder: Path, forward: str = "time.sleep(0.3)", batches: int = 2)
         text=True,
         start_new_session=True,
     )
+    try:
+        wait_for(folder / "forwards", batches)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(mark: Path, size: int = 1) -> None:
+    """Wait until a process has made a file of so many bytes."""
     deadline = time.monotonic() + 60
-    mark = folder / "forwards"
-    while not (mark.exists() and mark.stat().st_size >= batches) and time.monotonic() < deadline:
+    while not (mark.exists() and mark.stat().st_size >= size):
+        assert time.monotonic() < deadline, f"there is no {mark.name}"
         time.sleep(0.05)
-    return process
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_build_and_keeps_what_it_did(tmp_path: Path, sent: signal.Signals, code: int) -> None:
-    process = slow_build(tmp_path)
-    started = time.monotonic()
-    os.killpg(process.pid, sent)  # a terminal's Ctrl-C reaches the decoders too
-    _, err = process.communicate(timeout=30)
-    assert time.monotonic() - started < 5
+    with slow_build(tmp_path) as process:
+        started = time.monotonic()
+        os.killpg(process.pid, sent)  # a terminal's Ctrl-C reaches the decoders too
+        _, err = process.communicate(timeout=30)
+        assert time.monotonic() - started < 5
     assert process.returncode == code
     assert "goes on from there" in err
     assert "Traceback" not in err
@@ -97,17 +112,24 @@ def test_a_signal_stops_a_build_and_keeps_what_it_did(tmp_path: Path, sent: sign
         os.killpg(process.pid, 0)  # no decoder is left
 
 
+DEAF = """exec('''
+while True:
+    try:
+        time.sleep(60)
+    except BaseException:
+        open("unwound", "a").write("x")
+''')"""
+
+
 def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
-    process = slow_build(
-        tmp_path, forward="exec('while True:\\n try: time.sleep(60)\\n except BaseException: pass')", batches=1
-    )
-    os.kill(process.pid, signal.SIGTERM)
-    time.sleep(0.5)
-    assert process.poll() is None
-    started = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=30)
-    assert time.monotonic() - started < 2
+    with slow_build(tmp_path, DEAF, batches=1) as process:
+        os.kill(process.pid, signal.SIGTERM)
+        wait_for(tmp_path / "unwound")  # two that come together are one
+        assert process.poll() is None
+        started = time.monotonic()
+        os.kill(process.pid, signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert time.monotonic() - started < 2
     assert process.returncode == 143
     done = subprocess.run([*INDEXER, "info", "--json"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
