@@ -40,6 +40,7 @@ from .harness import (
     rebuild,
     start,
     start_build,
+    wait_until,
     wait_until_ready,
 )
 
@@ -239,11 +240,10 @@ def test_a_decoder_in_the_middle_of_a_large_picture_ends_too(tmp_path: Path) -> 
 def test_a_decoder_that_hangs_ends_too(scenes: dict[str, Scene], tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = start_build(Plan(str(log), hang=True), scenes["first"], tmp_path / "catalog")
-    while not logged(log, "hang"):
-        time.sleep(0.02)
-    process.kill()
-    process.communicate(timeout=60)
     try:
+        wait_until(lambda: logged(log, "hang"))
+        process.kill()
+        process.communicate(timeout=60)
         assert_no_process_left(process)
     finally:
         with suppress(ProcessLookupError):

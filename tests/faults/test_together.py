@@ -45,6 +45,7 @@ from .harness import (
     rebuild,
     start,
     start_build,
+    wait_until,
     wait_until_ready,
 )
 
@@ -97,12 +98,13 @@ def test_a_build_that_waits_gets_its_turn(scene: Scene, folder: Path, tmp_path: 
 
 def test_the_lock_of_a_killed_build_is_free_at_once(scene: Scene, folder: Path, tmp_path: Path) -> None:
     process = start_build(Plan(str(tmp_path / "log"), dawdle=30), scene, folder)
-    while not (folder / lock.FILE).read_bytes():
-        time.sleep(0.02)
-    with pytest.raises(CatalogLocked, match=f"process {process.pid}"):
-        rebuild(folder, scene.pictures)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=10)
+    try:
+        wait_until((folder / lock.FILE).read_bytes)
+        with pytest.raises(CatalogLocked, match=f"process {process.pid}"):
+            rebuild(folder, scene.pictures)
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
     started = time.monotonic()
     with building(folder, wait=False):
         assert time.monotonic() - started < 1
