@@ -23,6 +23,8 @@ from ..embed.conftest import needs_int8
 from ..fakes import AheadEmbedder
 
 QUICK = BenchOptions(pictures=24, seconds=0.02)
+# in so much time even a busy machine takes the largest batch through the fake
+UNHURRIED = replace(QUICK, seconds=0.2)
 
 
 class Fake(AheadEmbedder):
@@ -41,6 +43,15 @@ class Fake(AheadEmbedder):
 
 class Slow(Fake):
     seconds = 0.01
+
+
+class Slowest(Fake):
+    """Far slower than a busy machine decodes."""
+
+    seconds = 0.2
+
+    def __init__(self, precision: str, batch_size: int | None) -> None:
+        super().__init__(precision, batch_size or 1)
 
 
 class Small(Fake):
@@ -85,7 +96,7 @@ def check(report: BenchReport) -> None:
 
 def test_every_stage_is_measured(known_peak: None, passing: Path) -> None:
     stages: list[Progress] = []
-    report = bench(Fake, QUICK, stages.append)
+    report = bench(Fake, UNHURRIED, stages.append)
     check(report)
     measured = [(forward.precision, forward.batch) for forward in report.forwards]
     assert measured == [(precision, batch) for precision in ("fp32", "bf16", "int8") for batch in (1, 8, 32)]
@@ -104,12 +115,12 @@ def test_every_stage_is_measured(known_peak: None, passing: Path) -> None:
 
 
 def test_the_bottleneck_is_the_slowest_stage(known_peak: None) -> None:
-    report = bench(Slow, replace(QUICK, precision="fp32"))
-    assert report.bottleneck == "forward"  # 100 pictures a second at most
+    report = bench(Slowest, replace(QUICK, precision="fp32", pictures=4, seconds=0.5))
+    assert report.bottleneck == "forward"  # 5 pictures a second at most
     assert report.agreements == ()
     assert {forward.precision for forward in report.forwards} == {"fp32"}
-    assert replace(report, store=1.0).bottleneck == "store"
-    slow_decoders = replace(report, decoding=replace(report.decoding, together=2.0), end_to_end=1.5)
+    assert replace(report, store=0.5).bottleneck == "store"
+    slow_decoders = replace(report, decoding=replace(report.decoding, together=0.5), end_to_end=0.375)
     assert slow_decoders.bottleneck == "decode and prepare"
     assert slow_decoders.share_of_bottleneck == 0.75
 
@@ -137,7 +148,7 @@ def test_passes_that_would_take_too_long_are_left_out(known_peak: None) -> None:
 
 
 def test_passes_that_do_not_fit_are_left_out(known_peak: None) -> None:
-    report = bench(Small, replace(QUICK, precision="fp32"))
+    report = bench(Small, replace(UNHURRIED, precision="fp32"))
     assert [forward.batch for forward in report.forwards] == [1, 8]
     assert report.remarks == ("fp32 with 32 pictures a pass does not fit cpu.",)
 
@@ -148,7 +159,7 @@ def test_a_precision_that_there_is_none_of(known_peak: None) -> None:
             raise InvalidArgument("No int8 here. Use another.")
         return Fake(precision, batch_size)
 
-    report = bench(load, QUICK)
+    report = bench(load, UNHURRIED)
     assert {forward.precision for forward in report.forwards} == {"fp32", "bf16"}
     assert report.remarks == ("int8 was left out. No int8 here. Use another.",)
 
