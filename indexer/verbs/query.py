@@ -168,7 +168,10 @@ def _read_one(picture: Any) -> _Asked:
     if isinstance(picture, (str, os.PathLike)):
         return read_path(os.fsencode(picture)).sha256
     if hasattr(picture, "convert"):
-        return np.asarray(to_rgb(picture))
+        try:
+            return np.asarray(to_rgb(picture))
+        except (OSError, ValueError, SyntaxError) as error:  # as Pillow's plugins say that a file is damaged
+            raise PictureError(f"it cannot be decoded ({error})") from None
     raise InvalidArgument(f"A {type(picture).__name__} is no picture. Give a path, a PIL image, an array or a vector.")
 
 

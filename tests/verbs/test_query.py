@@ -306,3 +306,16 @@ def test_collection_protocol(filled: Catalog, pictures: Path, reopen: Callable[[
     with pytest.raises(KeyError):
         filled[pictures / "none.png"]
     assert [image.path for image in filled] == sorted(image.path for image in filled)
+
+
+def test_a_pil_image_that_cannot_be_loaded_is_skipped(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
+    """It is read only now."""
+    catalog.build([pictures])
+    whole = save_picture(tmp_path / "whole.png", 5, size=(200, 200))
+    (tmp_path / "half.png").write_bytes(whole.read_bytes()[:400])
+    with Image.open(tmp_path / "half.png") as half, Image.open(whole) as good:
+        results, skipped = catalog.query_many([half, good])
+        assert [len(result.matches) > 0 for result in results] == [True]
+        assert [skip.path for skip in skipped] == [str(tmp_path / "half.png")]
+    with Image.open(tmp_path / "half.png") as half, pytest.raises(PictureError, match="cannot be decoded"):
+        catalog.query(half)
