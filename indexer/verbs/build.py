@@ -11,9 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from ..embed.embedder import Embedded, Embedder, is_exact
+from ..embed.embedder import NO_VECTOR, Embedded, Embedder, is_exact
 from ..errors import UnsafeRemoval
 from ..files import remove_left_over
 from ..machine import cores
@@ -39,7 +37,6 @@ STRETCH = 1000
 MAX_WORKERS = 32
 # more than this share of a root vanishing at once looks like an accident
 SAFE_REMOVAL = 0.10
-NO_VECTOR = "the model gives no usable vector for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +260,7 @@ class _Build:
 
     def _take(self, batch: Batch, embedded: Embedded | None, older: dict[bytes, int], window: _Window) -> None:
         """Put what came of a batch into the commit window."""
-        usable = np.logical_and.reduce(np.isfinite(embedded.vectors), axis=1).tolist() if embedded else []
+        usable = embedded.usable.tolist() if embedded else []
         labels = _labels(embedded) if embedded else []
         before = {}
         if older:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ..embed.embedder import Embedder
+from ..embed.embedder import NO_VECTOR, Embedder, finite
 from ..errors import IndexerError, InvalidArgument, PictureError
 from ..pictures.decode import MAX_PIXELS
 from ..pictures.single import prepare_each
@@ -31,15 +31,17 @@ def embed_files(
     """
     if out.suffix != ".npy":
         raise InvalidArgument(f"{out} does not end in .npy. Name the file that way; it is NumPy's format.")
-    run: Callable[[Sequence[Pixels]], npt.NDArray[np.float32]] = embedder.tokens if tokens else embedder.embed
     skipped: list[Skipped] = []
     temporary = out.with_name(out.name + ".tmp")
     shape: tuple[int, ...] = (0, embedder.id.dim)
     try:
         with temporary.open("wb+") as file, closing(stretches(embedder, paths, skipped, max_pixels)) as batches:
             _write_header(file, shape)
-            for _, pixels in batches:
-                rows = np.ascontiguousarray(run(pixels))
+            for places, pixels in batches:
+                rows = embedder.forward_tokens(pixels) if tokens else embedder.forward(pixels).vectors
+                usable = finite(rows)
+                skipped += _without_vector(paths, places, usable)
+                rows = np.ascontiguousarray(rows[usable])
                 file.write(rows.tobytes())
                 shape = (shape[0] + len(rows), *rows.shape[1:])
             file.seek(0)
@@ -60,14 +62,22 @@ def classify_files(
     skipped: list[Skipped] = []
     with closing(stretches(embedder, paths, skipped, max_pixels)) as batches:
         for places, pixels in batches:
-            yield from zip((os.fspath(paths[i]) for i in places), embedder.classify(pixels, k), strict=True)
+            embedded = embedder.forward(pixels, k)
+            usable = embedded.usable
+            skipped += _without_vector(paths, places, usable)
+            for place, fine, labels in zip(places, usable, embedded.labels(embedder.classes), strict=True):
+                if fine:
+                    yield os.fspath(paths[place]), labels
     yield from skipped
 
 
 def stretches(
     embedder: Embedder, paths: Paths, skipped: list[Skipped], max_pixels: int
-) -> Generator[tuple[list[int], list[Pixels]], None, None]:
-    """At most a batch each: places in `paths`, and fitted pictures; what cannot be used is added to `skipped`."""
+) -> Generator[tuple[list[int], Pixels], None, None]:
+    """At most a batch each: places in `paths`, and fitted pictures for Embedder.forward(), (N, H, W, 3).
+
+    What cannot be used is added to `skipped`.
+    """
     places: list[int] = []
     pixels: list[Pixels] = []
     full = [os.fsencode(path) for path in paths]
@@ -79,10 +89,14 @@ def stretches(
             places.append(place)
             pixels.append(picture.pixels)
             if len(places) >= embedder.batch_size:
-                yield places, pixels
+                yield places, np.stack(pixels)
                 places, pixels = [], []
         if places:
-            yield places, pixels
+            yield places, np.stack(pixels)
+
+
+def _without_vector(paths: Paths, places: Sequence[int], usable: npt.NDArray[np.bool_]) -> Iterator[Skipped]:
+    return (Skipped(os.fspath(paths[place]), NO_VECTOR) for place, fine in zip(places, usable, strict=True) if not fine)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..embed.embedder import Embedder
+from ..embed.embedder import NO_VECTOR, Embedder
 from ..errors import CatalogError, InvalidArgument, PictureError
 from ..pictures.decode import MAX_PIXELS, to_rgb
 from ..pictures.scan import read_path
@@ -144,7 +144,7 @@ def _vectors(
             if np.isfinite(row).all():
                 found[i] = as_stored(row[None])[0]
             else:
-                skipped.append(Skipped(_name(pictures[i]), "the model gives no usable vector for it"))
+                skipped.append(Skipped(_name(pictures[i]), NO_VECTOR))
     return found, skipped
 
 
@@ -162,7 +162,7 @@ def _embedded(
         yield from zip(arrays, embedder.embed(list(arrays.values())), strict=True)
     with closing(stretches(embedder, [path for _, path in files], skipped, max_pixels)) as batches:
         for places, pixels in batches:
-            vectors = embedder.forward(np.stack(pixels)).vectors
+            vectors = embedder.forward(pixels).vectors
             yield from zip((files[place][0] for place in places), vectors, strict=True)
 
 

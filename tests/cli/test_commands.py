@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from indexer.embed.embedder import NO_VECTOR
+from indexer.render import jsonl
 from indexer.verbs.export import defused
 
 from ..conftest import save_picture
@@ -188,7 +192,7 @@ def test_an_embed_that_is_cut_off_leaves_no_file(
     def cut_off(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fake, "embed", cut_off)
+    monkeypatch.setattr(fake, "forward", cut_off)
     assert run("embed", pictures / "a.png", "-o", "v.npy").code == 130
     assert list(Path().glob("v.npy*")) == []
 
@@ -216,6 +220,40 @@ def test_classify(run: Run, pictures: Path) -> None:
     assert set(found) == {"path", "labels"}
     assert [set(label) for label in found["labels"]] == [{"label", "index", "probability"}] * 2
     assert len(run("classify", pictures / "a.png", "-k", "2").out.splitlines()) == 2
+
+
+@pytest.fixture
+def black(pictures: Path) -> Path:
+    """A picture for which the fake model gives no numbers."""
+    Image.new("RGB", (40, 30)).save(pictures / "black.png")
+    return pictures / "black.png"
+
+
+@pytest.mark.parametrize("tokens", [(), ("--tokens",)])
+def test_embed_skips_what_has_no_vector(run: Run, pictures: Path, black: Path, tokens: tuple[str, ...]) -> None:
+    done = run("embed", pictures / "b.png", black, pictures / "a.png", "-o", "v.npy", "--json", *tokens)
+    assert done.code == 3
+    (report,) = lines(done.out)
+    assert report["skipped"] == [{"path": str(black), "reason": NO_VECTOR}]
+    rows = np.load("v.npy")
+    assert report["shape"] == list(rows.shape)
+    assert len(rows) == 2
+    assert np.isfinite(rows).all()
+    assert run("embed", black, "-o", "none.npy", *tokens).code == 1
+
+
+def test_classify_skips_what_has_no_vector(run: Run, pictures: Path, black: Path) -> None:
+    done = run("classify", pictures / "b.png", black, pictures / "a.png", "--json")
+    assert done.code == 3
+    assert [line["path"] for line in lines(done.out)] == [str(pictures / "b.png"), str(pictures / "a.png")]
+    assert f"black.png: {NO_VECTOR}" in done.err
+    assert run("classify", black).code == 1
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_json_has_finite_numbers_only(number: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        jsonl.dumps({"probability": number})
 
 
 @pytest.fixture
