@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..errors import IndexerError
+from ..files import replacement
 from ..pictures.single import thumbnails
 from ..records import TIERS, Calibration, DuplicatesReport, QueryResult
 from .text import approximate, found_duplicates, printable, size
@@ -58,14 +58,8 @@ def _pictures(paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, str | No
 
 
 def _write(file: Path, template: str, **values: Any) -> None:
-    page = _environment().get_template(template).render(**values)
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise IndexerError(f"{file} cannot be written ({error.strerror}). Choose another place.") from error
+    with replacement(file) as temporary, temporary.open("w", encoding="utf-8") as page:
+        page.writelines(_environment().get_template(template).generate(**values))
 
 
 @cache

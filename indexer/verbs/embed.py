@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..embed.embedder import NO_VECTOR, Embedder, finite
-from ..errors import IndexerError, InvalidArgument, PictureError
+from ..errors import InvalidArgument, PictureError
+from ..files import replacement
 from ..pictures.decode import MAX_PIXELS
 from ..pictures.single import prepare_each
 from ..pictures.workers import Limits
@@ -32,26 +33,22 @@ def embed_files(
     if out.suffix != ".npy":
         raise InvalidArgument(f"{out} does not end in .npy. Name the file that way; it is NumPy's format.")
     skipped: list[Skipped] = []
-    temporary = out.with_name(out.name + ".tmp")
     shape: tuple[int, ...] = (0, embedder.id.dim)
-    try:
-        with temporary.open("wb+") as file, closing(stretches(embedder, paths, skipped, max_pixels)) as batches:
-            _write_header(file, shape)
-            for places, pixels in batches:
-                rows = embedder.forward_tokens(pixels) if tokens else embedder.forward(pixels).vectors
-                usable = finite(rows)
-                skipped += _without_vector(paths, places, usable)
-                rows = np.ascontiguousarray(rows[usable])
-                file.write(rows.tobytes())
-                shape = (shape[0] + len(rows), *rows.shape[1:])
-            file.seek(0)
-            _write_header(file, shape)  # numpy leaves room in the header for the rows to grow
-        os.replace(temporary, out)
-    except OSError as error:
-        raise IndexerError(f"{out} cannot be written ({error.strerror}). Choose another place with -o.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with (
+        replacement(out) as temporary,
+        temporary.open("wb") as file,
+        closing(stretches(embedder, paths, skipped, max_pixels)) as batches,
+    ):
+        _write_header(file, shape)
+        for places, pixels in batches:
+            rows = embedder.forward_tokens(pixels) if tokens else embedder.forward(pixels).vectors
+            usable = finite(rows)
+            skipped += _without_vector(paths, places, usable)
+            rows = np.ascontiguousarray(rows[usable])
+            file.write(rows.tobytes())
+            shape = (shape[0] + len(rows), *rows.shape[1:])
+        file.seek(0)
+        _write_header(file, shape)  # numpy leaves room in the header for the rows to grow
     return shape, skipped
 
 

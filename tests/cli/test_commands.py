@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from indexer import Catalog, CatalogError
 from indexer.embed.embedder import NO_VECTOR
 from indexer.render import jsonl
 from indexer.verbs.export import defused
@@ -186,6 +187,16 @@ def test_embed(run: Run, pictures: Path) -> None:
     assert list(Path().glob("*.tmp")) == []
 
 
+def test_what_is_beside_a_result_stays(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    for words in (["embed", "-o", "v.npy"], ["query", "--html", "page.html"]):
+        mine = Path(f"{words[2]}.tmp")
+        mine.write_text("mine")
+        assert run(words[0], pictures / "a.png", *words[1:]).code == 0
+        assert mine.read_text() == "mine"
+        assert Path(words[2]).is_file()
+
+
 def test_an_embed_that_is_cut_off_leaves_no_file(
     run: Run, pictures: Path, fake: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +205,7 @@ def test_an_embed_that_is_cut_off_leaves_no_file(
 
     monkeypatch.setattr(fake, "forward", cut_off)
     assert run("embed", pictures / "a.png", "-o", "v.npy").code == 130
-    assert list(Path().glob("v.npy*")) == []
+    assert os.listdir() == ["pictures"]
 
 
 def test_more_pictures_than_a_batch(run: Run, pictures: Path) -> None:
@@ -308,6 +319,25 @@ def test_export_parquet(run: Run, exported: Path) -> None:
     assert table.num_rows == 8
     assert table.column_names == ["path", "sha256", "width", "height", "bytes", "labels", "vector"]
     assert np.linalg.norm(table["vector"][0].as_py()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.npy", "out.parquet"])
+def test_an_export_touches_no_other_file(run: Run, exported: Path, name: str) -> None:
+    for other in (f"{name}.tmp", f"{name}.csv"):  # which once were names of its own
+        Path(other).write_text("mine")
+    before = set(os.listdir())
+    assert run("export", name).code == 0
+    assert Path(f"{name}.tmp").read_text() == Path(f"{name}.csv").read_text() == "mine"
+    assert set(os.listdir()) - before == {name, "out.csv" if name == "out.npy" else name}
+
+
+@pytest.mark.parametrize("refused", ["out.npy", "out.csv"])
+def test_an_export_that_cannot_be_written_leaves_nothing(run: Run, exported: Path, refused: str) -> None:
+    Path(refused, "in the way").mkdir(parents=True)
+    before = set(os.listdir())
+    with pytest.raises(CatalogError, match=f"{refused} cannot be written"), Catalog.open(".indexer") as catalog:
+        catalog.export("out.npy")
+    assert set(os.listdir()) - before <= {"out.csv"}
 
 
 def test_export_refuses_an_unknown_ending(run: Run, exported: Path) -> None:
