@@ -28,11 +28,27 @@ VARIABLE = "INDEXER_CATALOG"
 SOME_SKIPPED = 3
 
 catalog_option = click.option(
+
+class Place(click.Path):
+    """Where something is to be, as a Path. An empty one would mean this folder, which nobody means by it."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Raises BadParameter, which is wrong usage."""
+        if not os.fspath(value):
+            self.fail("An empty path names nothing. Give that of a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+a_folder = Place(path_type=Path)
+a_file = Place(path_type=Path, dir_okay=False, readable=False)
+
     "--catalog",
     metavar="DIR",
     envvar=VARIABLE,
     show_envvar=True,
-    type=click.Path(path_type=Path),
+    type=a_folder,
     help="The catalog. Default: the nearest .indexer/ here or above.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

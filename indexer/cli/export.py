@@ -10,7 +10,7 @@ from . import common
 
 
 @click.command(short_help="Vectors and metadata for other tools.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=common.a_file)
 @common.catalog_option
 @common.json_option
 @common.debug_option

@@ -131,6 +131,41 @@ def test_errors_are_one_line_with_an_exit_code(run: Run, words: list[str], code:
     assert not Path(".indexer").exists()
 
 
+EMPTY = "An empty path names nothing."
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["dedup", "--html", ""], EMPTY),
+        (["dedup", "--plan", ""], EMPTY),
+        (["query", "x.png", "--html", ""], EMPTY),
+        (["query", "x.png", "--html", "."], "File '.' is a directory"),
+        (["query", "x.png", "--html", "/"], "File '/' is a directory"),
+        (["calibrate", "--html", ""], EMPTY),
+        (["embed", "x.png", "-o", ""], EMPTY),
+        (["export", ""], EMPTY),
+        (["export", "folder.npy"], "File 'folder.npy' is a directory"),
+        (["apply", "plan.json", "--action", "move", "--to", ""], EMPTY),
+        (["apply", "plan.json", "--log", ""], EMPTY),
+        (["build", "pictures", "--catalog", ""], EMPTY),
+    ],
+)
+def test_a_result_needs_a_place(run: Run, pictures: Path, words: list[str], says: str) -> None:
+    Path("folder.npy").mkdir()
+    done = run(*words)
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
+    assert sorted(os.listdir()) == ["folder.npy", "pictures"]
+
+
+def test_an_output_may_be_there_and_unreadable(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    Path("out.jsonl").touch(mode=0o200)
+    assert run("export", "out.jsonl").code == 0
+    assert len(lines(Path("out.jsonl").read_text())) == 6
+
+
 def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Exception, match="There is no catalog"):
         run("info", "--debug")
