@@ -17,11 +17,11 @@ from . import common
 def export(file: Path, catalog: Path | None, as_json: bool) -> None:
     """Write every image with its vector to FILE: .parquet, .npy (and .csv beside), .csv or .jsonl by its ending."""
     from ..render import jsonl
-    from ..render.text import plural
+    from ..render.text import plural, printable
 
     with common.open_catalog(catalog) as opened:
         report = opened.export(file)
     if as_json:
         click.echo(jsonl.dumps({"file": report.file, "rows": report.rows}))
     else:
-        click.echo(f"{report.file}: {plural(report.rows, 'row')}")
+        click.echo(f"{printable(report.file)}: {plural(report.rows, 'row')}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import IndexerError
+from ..render.text import printable
 from . import common
 from .apply import apply
 from .bench import bench
@@ -89,6 +90,7 @@ def main() -> None:
     try:
         sys.exit(cli.main(prog_name="indexer", standalone_mode=False) or DONE)
     except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]  # which click does not change itself
         error.show()
         sys.exit(error.exit_code)
     except IndexerError as error:

@@ -20,7 +20,7 @@ from indexer.render import jsonl
 from indexer.verbs.export import defused
 
 from ..conftest import save_picture
-from ..fakes import FakeEmbedder
+from ..fakes import CLASSES, FakeEmbedder
 from .conftest import Run
 
 BUILD = {
@@ -164,6 +164,25 @@ def test_an_output_may_be_there_and_unreadable(run: Run, pictures: Path) -> None
     Path("out.jsonl").touch(mode=0o200)
     assert run("export", "out.jsonl").code == 0
     assert len(lines(Path("out.jsonl").read_text())) == 6
+
+
+def test_a_name_does_nothing_in_an_error(run: Run, pictures: Path) -> None:
+    name = "a\x1b[31mred\nline.png"
+    shown = "a\\x1b[31mred\\nline.png"
+    for words in (["info", "--catalog", name], ["build", name], ["embed", name, "-o", "v.npy"], ["info", name]):
+        done = run(*words)
+        assert shown in done.err
+        assert "\x1b" not in done.err
+        assert name not in done.err
+
+
+def test_a_label_does_nothing_on_a_terminal(run: Run, pictures: Path, fake: FakeEmbedder) -> None:
+    fake.classes = tuple((name, f"\x1b[31m{label}") for name, label in CLASSES)  # type: ignore[assignment]
+    done = run("classify", pictures / "a.png")
+    assert len(done.out.splitlines()) == 3
+    assert "\\x1b[31mgrey" in done.out
+    assert "\x1b" not in done.out
+    assert lines(run("classify", pictures / "a.png", "--json").out)[0]["labels"][0]["label"].startswith("\x1b[31m")
 
 
 def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
