@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .neighbours.choosing import Wish
     from .verbs.build import BuildOptions
     from .verbs.nearest import Graph, IndexFiles, Neighbours
+    from .verbs.plans import Plan
 
 Loader = Callable[..., Embedder]
 """From what `model` names to an embedder; given numerics= as well where a catalog's are not FLOAT."""
@@ -156,6 +157,7 @@ class Catalog:
     ) -> BuildReport:
         from .verbs.build import build
 
+        self._store.require_in_place()
         stored = self._store.model()
         another = self._model and stored and self._model != stored.source
         if stored and (another or switch_model) and not options.dry_run:
@@ -307,28 +309,41 @@ class Catalog:
         yes: bool = False,
         log: str | os.PathLike[str] | None = None,
     ) -> Iterator[Applied]:
-        """Carry a plan out, file by file; without yes only say what would be done.
+        """Carry a plan out, file by file, as the result is gone through; without yes only say what would be done.
 
         action: what becomes of the files that the plan removes; to: the folder for 'move'. log: where to note what is
         done, for undo(); default: the plan's name with .log. Every file is checked again just before. Groups of which
         the plan keeps every image are remembered as no duplicates. The catalog learns of it with the next build.
-        Raises InvalidArgument, and WrongFormat for a plan of a newer indexer.
+        Raises at once InvalidArgument, WrongFormat for a plan of a newer indexer, and with yes CatalogError for a
+        catalog that was opened for reading; while files are gone through, CatalogLocked during a build, and
+        CatalogError for a log that cannot be written.
         """
         from .verbs.apply import apply
-        from .verbs.duplicates import keep_kept
         from .verbs.plans import read_plan
 
         read = read_plan(plan)
         where = f"{os.fspath(plan)}.log" if log is None else log
         roots = list(self._store.roots())
-        with self._changing(wait=False) if yes else nullcontext():
-            yield from apply(read, uuid=self._store.uuid, roots=roots, action=action, to=to, yes=yes, log=where)
-            if yes:
-                keep_kept(self._store, read)
+        steps = apply(read, uuid=self._store.uuid, roots=roots, action=action, to=to, yes=yes, log=where)
+        if not yes:
+            return steps
+        self._require_writable()
+        return self._applied(read, steps)
+
+    def _applied(self, plan: Plan, steps: Iterator[Applied]) -> Iterator[Applied]:
+        from .verbs.duplicates import keep_kept
+
+        with self._changing(wait=False):
+            yield from steps
+            keep_kept(self._store, plan)
 
     @staticmethod
     def undo(log: str | os.PathLike[str]) -> Iterator[Applied]:
-        """Put back what an apply() has done, as far as it can be put back; nothing is overwritten."""
+        """Put back what an apply() has done, as far as it can be put back, as the result is gone through.
+
+        Nothing is overwritten. Raises at once InvalidArgument for what is no undo log, and WrongFormat for one of a
+        newer indexer; while files are gone through, CatalogError for a log that cannot be written.
+        """
         from .verbs.undo import undo
 
         return undo(log)
@@ -338,13 +353,17 @@ class Catalog:
         """What a build holds while it writes, and the seal that it leaves."""
         from .store.lock import building
 
-        if self._store.readonly:
-            raise CatalogError(f"{self.folder} was opened for reading. Open it without readonly to change it.")
+        self._require_writable()
         with building(self.folder, wait=wait):
+            self._store.require_in_place()
             sealed = self._store.is_sealed
             yield
             if sealed:
                 self._store.seal()
+
+    def _require_writable(self) -> None:
+        if self._store.readonly:
+            raise CatalogError(f"{self.folder} was opened for reading. Open it without readonly to change it.")
 
     def nearest(
         self, vectors: npt.NDArray[Any], *, k: int = 10, where: str | None = None, label: str | None = None

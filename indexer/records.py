@@ -125,6 +125,10 @@ class ModelId:
         return f"{self.name}@{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
 
 
+HELD = ("colour", "alpha", "deep", "frames")
+"""What a picture file may hold: colour; transparency; more than 8 bits a sample; frames or pages after the first."""
+
+
 @dataclass(frozen=True, slots=True)
 class PictureInfo:
     """What is known of a content besides its pixels: size of the upright picture, and what its EXIF says."""
@@ -137,6 +141,8 @@ class PictureInfo:
     camera: str | None = None
     shown: int | None = None
     """Thousandths of the picture within its uniform borders, 1000 without borders; None where nobody has looked."""
+    holds: str | None = None
+    """What another version of it may lack, words of HELD with spaces between; None where nobody has looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +172,8 @@ class ImageRecord:
     modified_ns: int = 0
     """The file's modification time when it was read, nanoseconds since 1970."""
     shown: int | None = None
-    """As in PictureInfo."""
+    holds: str | None = None
+    """Both as in PictureInfo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,12 +338,16 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What apply did, or would do, with one image. why: the reason where it was not done, else a remark or ''."""
+    """What apply did, or would do, with one image. why: the reason where it was not done, else a remark or ''.
+
+    would: a dry run has found that it could be done; why then says what.
+    """
 
     path: str
     action: str
     done: bool
     why: str = ""
+    would: bool = False
 
 
 @dataclass(frozen=True, slots=True)

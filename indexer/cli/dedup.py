@@ -62,7 +62,8 @@ def dedup(
     encoded again, resized, recoloured, cropped, framed or written on. Nothing is changed: see indexer apply.
 
     --keep says which image of a group stays, by rules of which the first that tells two apart decides: resolution,
-    exif, format, bytes, name, oldest, newest, path:GLOB, shortest-path.
+    complete (colour, transparency, more than 8 bits), exif, format, bytes, name, oldest, newest, path:GLOB,
+    shortest-path. What has something that the image to keep lacks is left alone.
     """
     from ..catalog import Catalog
     from ..render import html as pages

@@ -37,8 +37,8 @@ class Embedded:
 
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
-        """Whether all that was found of a picture is finite, (N,)."""
-        return finite(self.vectors) & finite(self.probabilities)
+        """Whether a vector has a direction, and all that was found of the picture is finite, (N,)."""
+        return finite(self.vectors) & self.vectors.any(axis=1) & finite(self.probabilities)
 
     def labels(self, classes: Sequence[tuple[str, str]]) -> list[tuple[Label, ...]]:
         """The most probable classes by row. classes: the model's, see Embedder."""

@@ -59,8 +59,6 @@ class TimmEmbedder:
         self.batch_size = batch_size
         self.classes = _classes(model)
         self.remarks: list[str] = []
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # streams and events belong to the current one
         self._device = device
         self._dtype = DTYPES[precision]
         if device.type == "cuda" and precision in ("bf16", "fp16"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,6 @@ class Pipeline:
         # torch.cpu has the same names, which do nothing: so that all of this runs without a GPU too
         self._backend: Any = torch.cuda if device.type == "cuda" else torch.cpu
         self._device = device
-        self._copying = self._backend.Stream()
         pinned = device.type == "cuda"
 
         def host(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -80,13 +80,23 @@ class Pipeline:
             )
             return _Slot(pixels, torch.zeros_like(pixels, device=device), results, self._backend.Event(**sleeping))
 
-        self._given = [slot() for _ in range(SLOTS)]
-        self._slots = itertools.cycle(self._given)
-        self._copying.wait_stream(self._backend.current_stream())  # it has zeroed what is copied to
+        with self._current():
+            self._copying = self._backend.Stream()
+            self._given = [slot() for _ in range(SLOTS)]
+            self._slots = itertools.cycle(self._given)
+            self._copying.wait_stream(self._backend.current_stream())  # it has zeroed what is copied to
         self._launched = 0
 
     def start(self, batch: Pixels) -> Finish:
         """Queue a batch of at most `rows` pictures; no more than SLOTS may be under way."""
+        with self._current():
+            return self._start(batch)
+
+    def _current(self) -> AbstractContextManager[object]:
+        """The device as the current one: streams, events and graphs are made for that, which every thread has."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+    def _start(self, batch: Pixels) -> Finish:
         self._launched += 1
         if self._launched == RECORDED and self._device.type == "cuda":
             self._record()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CatalogError
+from ..errors import CatalogError, InvalidArgument
 from ..files import replacement
 from . import nominator, plane
 from .checksums import Checksums, of_rows
@@ -88,7 +88,7 @@ def _write(
     except (RuntimeError, MemoryError) as error:  # what faiss raises
         text = str(error).strip().splitlines() or ["out of memory"]
         raise CatalogError(
-            f"{target} cannot be made: {text[0]}. Check the disk and the memory, and try again."
+            f"{target} cannot be made: {text[0]}. Check the disk and the memory, or choose another --neighbours."
         ) from error
     return finished
 
@@ -122,9 +122,14 @@ def _choose(path: Path, rows: Stamp, kinds: Sequence[str], advance: Advance) -> 
         held_out, sample = _split(rows.covered)
         advance("train", 0, 1)
         training = index.rows_at(sample)
-        if structure.project(training) < _KEPT and kind != kinds[-1]:
+        try:
+            if structure.project(training) < _KEPT and kind != kinds[-1]:
+                continue
+            structure.train(training)
+        except InvalidArgument:  # too few for it
+            if kind == kinds[-1]:
+                raise
             continue
-        structure.train(training)
         del training
         rows = replace(rows, kind=kind, fit=structure.fit(index.rows_at(held_out)), trained=rows.covered)
         _add(structure, index, 0, advance)

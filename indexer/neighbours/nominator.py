@@ -40,7 +40,10 @@ def make(factory: str, dim: int) -> Nominator:
             f"faiss makes no index '{factory}' for vectors of {dim} ({_reason(error)}). "
             "Give flat, ivf, hnsw, or a string of faiss.index_factory."
         ) from None
-    return Nominator(index)
+    nominator = Nominator(index)
+    if nominator.most_effort < 1 or (hasattr(index, "hnsw") and index.hnsw.assign_probas.size() < 2):
+        raise InvalidArgument(f"An index '{factory}' finds nothing. Give it a list or more, or two links or more.")
+    return nominator
 
 
 class Nominator:

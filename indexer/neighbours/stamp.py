@@ -110,7 +110,7 @@ def read_stamp(path: Path) -> Stamp | None:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - 4096, 0))
             tail = file.read()
-    except OSError:
+    except (OSError, ValueError):  # a name with zeros in it
         return None
     end = len(tail) - _TRAILER
     if end < 0 or not tail.endswith(MAGIC):
@@ -121,7 +121,7 @@ def read_stamp(path: Path) -> Stamp | None:
         return None
     try:
         stamp = Stamp(**json.loads(text))
-    except TypeError:  # of an indexer that stamps otherwise: the next build makes it anew
+    except (TypeError, ValueError):  # of an indexer that stamps otherwise: the next build makes it anew
         return None
     return stamp if stamp.bytes + length + _TRAILER == size else None
 

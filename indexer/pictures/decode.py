@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import PictureError
-from ..records import PictureInfo
+from ..records import HELD, PictureInfo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +29,7 @@ _EIGHT_BIT = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An upright RGB picture, and what its file says of it."""
+    """An upright RGB picture, and what its file says of it; whether it has colour only its pixels tell."""
 
     picture: Image
     info: PictureInfo
@@ -63,10 +63,12 @@ def decode(data: bytes, kind: str | None = None, max_pixels: int = MAX_PIXELS) -
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             _refuse(image, max_pixels)
-            name = str(image.format)
+            name, deep = str(image.format), _is_deep(image)
             image.load()
             picture = to_rgb(_upright(image))
-            return Decoded(picture, _info(image, picture, name))
+            held = {"alpha": _is_transparent(image), "deep": deep, "frames": _has_frames(image)}
+            info = _info(image, picture, name)
+            return Decoded(picture, replace(info, holds=" ".join(word for word in HELD if held.get(word))))
     except PictureError:
         raise
     except UnidentifiedImageError:
@@ -151,6 +153,32 @@ def _to_eight_bit(samples: np.ndarray[Any, Any]) -> Any:
         low, high = 0.0, fitting[0] if fitting else high
     span = (high - low) or 1.0
     return np.rint((values - low) * (255.0 / span)).astype(np.uint8)
+
+
+def _is_deep(image: Image) -> bool:
+    """Whether samples have more than 8 bits. Pillow makes 8 of them when it loads RGB."""
+    tiles: Any = getattr(image, "tile", ())
+    return image.mode.startswith("I") or image.mode == "F" or any(";16" in str(tile[3]) for tile in tiles)
+
+
+def _is_transparent(image: Image) -> bool:
+    """Whether any of it lets through what lies behind."""
+    if "transparency" not in image.info and "A" not in image.getbands():
+        return False
+    alpha = image.convert("RGBA").getchannel("A").getextrema()
+    return alpha != (255, 255)
+
+
+def _has_frames(image: Image) -> bool:
+    """Whether there is more than the first frame or page. A telephone's MPO has a preview, or how bright a pixel is."""
+    if image.format == "MPO":
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except MemoryError:
+        raise
+    except Exception:  # something comes after the first, and is damaged
+        return True
 
 
 def _info(image: Image, picture: Image, name: str) -> PictureInfo:

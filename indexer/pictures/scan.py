@@ -28,8 +28,9 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLO
 
 # files that go on their way together, since one by one takes longer than looking at them
 _LONGEST_RUN = 1000
-# what of a stat result is compared
-compared = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns")
+# what 64 bits hold of nanoseconds since 1970: from 1677 to 2262, and file systems know times beyond
+_MOST_NS = (1 << 63) - 1
+_facts = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns")
 # FoundFile._make() at a third of its cost: millions of files go this way
 _found = partial(tuple.__new__, FoundFile)
 
@@ -181,16 +182,24 @@ def find(root: bytes, below: bytes = b"") -> Iterator[FoundFile | Unlisted]:
     )
 
 
+def compared(status: os.stat_result) -> tuple[int, int, int]:
+    """What of a stat result is compared; a time that the store cannot hold counts as the nearest that it can."""
+    size, mtime, ctime = _facts(status)
+    if -_MOST_NS <= mtime <= _MOST_NS and -_MOST_NS <= ctime <= _MOST_NS:
+        return size, mtime, ctime
+    return size, max(-_MOST_NS, min(mtime, _MOST_NS)), max(-_MOST_NS, min(ctime, _MOST_NS))
+
+
 def stamp_of(status: os.stat_result) -> Stamp:
     """What of a stat result is compared, as it is stored."""
     return Stamp(*compared(status))
 
 
 def settled(stamp: Stamp) -> Stamp:
-    """The stamp to store: the given one, or UNSETTLED while the file is so fresh that a change might not show."""
+    """The stamp to store: of no size, so that none is equal, while a file is so fresh that a change might not show."""
     now = time.time_ns()
     fresh = abs(now - stamp.mtime_ns) < SETTLED_NS or abs(now - stamp.ctime_ns) < SETTLED_NS
-    return UNSETTLED if fresh else stamp
+    return stamp._replace(size=UNSETTLED.size) if fresh else stamp
 
 
 def read(source: Source) -> Content | Refused:

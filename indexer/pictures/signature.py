@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ Likenesses = npt.NDArray[np.uint8]
 _LOOKED_AT = 256
 # a line belongs to a border where nearly all of it is as light as the outermost one; JPEG leaves some levels of noise
 _TOLERANCE, _UNIFORM, _TRIMMED_AT_MOST = 10, 0.98, 0.3
+# by so many levels the channels of a small part of it differ in a picture that has colour; a JPEG of grey has a few
+_COLOURED = 16
 
 
 def signature(picture: Image) -> bytes:
@@ -30,19 +32,34 @@ def signature(picture: Image) -> bytes:
 
     Returns SIGNATURE_BYTES bytes, uint8, row by row. indexer.pictures.copies compares them.
     """
-    return signature_and_share(picture)[0]
+    return seen(picture).signature
 
 
-def signature_and_share(picture: Image) -> tuple[bytes, float]:
-    """The same, and which share of the picture's area lies within its uniform borders."""
+class Seen(NamedTuple):
+    """What is seen of a picture. share: of its area within its uniform borders. coloured: it is not grey all over."""
+
+    signature: bytes
+    share: float
+    coloured: bool
+
+
+def seen(picture: Image) -> Seen:
+    """The signature of an upright RGB picture, and what else is seen on the way."""
     from PIL.Image import Resampling
 
-    width, height = picture.size
-    factors = max(width // _LOOKED_AT, 1), max(height // _LOOKED_AT, 1)
-    small = (picture.reduce(factors) if factors != (1, 1) else picture).convert("L")
-    left, top, right, bottom = box = _without_borders(np.asarray(small))
-    share = (right - left) * (bottom - top) / (small.width * small.height)
-    return small.resize((SIDE, SIDE), Resampling.BILINEAR, box=box).tobytes(), share
+    small = _reduced(picture, _LOOKED_AT)
+    grey = small.convert("L")
+    left, top, right, bottom = box = _without_borders(np.asarray(grey))
+    share = (right - left) * (bottom - top) / (grey.width * grey.height)
+    signature = grey.resize((SIDE, SIDE), Resampling.BILINEAR, box=box).tobytes()
+    spread = np.ptp(np.asarray(_reduced(small, SIDE)), axis=2)
+    return Seen(signature, share, bool(spread.max() >= _COLOURED))
+
+
+def _reduced(picture: Image, side: int) -> Image:
+    """A picture whose sides are brought to between `side` and twice that by averaging, where they are longer."""
+    factors = max(picture.width // side, 1), max(picture.height // side, 1)
+    return picture.reduce(factors) if factors != (1, 1) else picture
 
 
 def likenesses(signatures: Sequence[bytes]) -> Likenesses:

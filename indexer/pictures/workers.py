@@ -32,7 +32,7 @@ from ..errors import IndexerError, PictureError
 from ..preprocess import Pixels, fit
 from ..records import Fingerprint, PictureInfo, Preprocess
 from .decode import MAX_PIXELS, decode, load_plugins
-from .signature import SIGNATURE_BYTES, signature_and_share
+from .signature import SIGNATURE_BYTES, seen
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -513,8 +513,10 @@ def prepare(data: bytes, kind: str, preprocess: Preprocess, limits: Limits, exac
     between = time.process_time()
     picture = decoded.picture
     fitted = fit(picture, preprocess, exact)
-    likeness, share = signature_and_share(picture)
-    info, known = replace(decoded.info, shown=round(1000 * share)), Fingerprint(_digest(picture), likeness)
+    look = seen(picture)
+    holds = " ".join([*(["colour"] if look.coloured else []), *(decoded.info.holds or "").split()])
+    info = replace(decoded.info, shown=round(1000 * look.share), holds=holds)
+    known = Fingerprint(_digest(picture), look.signature)
     return Prepared(fitted, info, known, between - started, time.process_time() - between)
 
 

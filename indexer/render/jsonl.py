@@ -95,8 +95,8 @@ def _member(found: DuplicateImage) -> dict[str, Any]:
 
 
 def applied(step: Applied) -> dict[str, Any]:
-    """Applied."""
-    return asdict(step)
+    """Applied. What a dry run would do is told by its reason."""
+    return {"path": step.path, "action": step.action, "done": step.done, "why": step.why}
 
 
 def calibration(found: Calibration) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def approximate(recall: float) -> str:
 
 def applied(step: Applied) -> str:
     """A line a file."""
-    state = "done" if step.done else "would" if step.why.startswith("dry run") else "left"
+    state = "done" if step.done else "would" if step.would else "left"
     return f"{state}\t{step.action}\t{printable(step.path)}" + (f"\t{printable(step.why)}" if step.why else "")
 
 

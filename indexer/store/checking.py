@@ -32,7 +32,7 @@ def _models(store: Store, sizes: dict[int, int]) -> Iterator[str]:
 
 
 def _contents(store: Store) -> Iterator[str]:
-    sql = "SELECT id, sha256, bytes, width, height, format, taken, camera, shown, checksum FROM contents"
+    sql = "SELECT id, sha256, bytes, width, height, format, taken, camera, shown, holds, checksum FROM contents"
     for number, digest, size, *values, found in store.rows(sql):
         if checksums.of_content(digest, size, values) != found:
             yield f"content {number} is damaged"

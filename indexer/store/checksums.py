@@ -24,12 +24,11 @@ def checksum(*parts: bytes) -> int:
 
 
 def of_content(sha256: bytes, size: int, values: Sequence[object]) -> int:
-    """Of a row of `contents`: the digest, then as text the bytes, width, height, format, taken, camera, and shown.
+    """Of a row of `contents`: the digest, then as text the bytes, width, height, format, taken, camera, shown, holds.
 
-    shown is left out where it is unknown: format 1 did not have it.
+    The last two are left out where they are unknown: format 1 had neither, format 2 not the last.
     """
-    if values[-1] is None:
-        values = values[:-1]
+    values = [*values[:-2], *(value for value in values[-2:] if value is not None)]
     return checksum(sha256, "".join([f"\0{value}" for value in (size, *values)]).encode())
 
 

@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from ..errors import CatalogError, CatalogNotFound, WrongFormat
-from ..files import network_file_system
+from ..errors import CatalogError, CatalogLocked, CatalogNotFound, WrongFormat
+from ..files import network_file_system, replacement
 from . import handles, seal
-from .sqlite_errors import translated
+from .sqlite_errors import BUSY, CANTOPEN, FULL, IOERR, READONLY, code_of, missing, translated
 
 # 'IDXR': what `file` and SQLite tools show for a catalog
 APPLICATION_ID = 0x49445852
-FORMAT = 2
+FORMAT = 3
 BUSY_SECONDS = 60.0
+_RETRY_SECONDS = 0.01
 LOG_PAGES = 16384
 # values that one statement takes; SQLite allowed 999 for a long time
 IN_ONE_STATEMENT = 900
 # rows that are read at once where a whole table streams by
 CHUNK = 8192
+
+_INDEX_NAME = re.compile("[0-9a-f]{16}")
+State: TypeAlias = tuple[int, ...]
 
 
 class Connection:
@@ -37,17 +43,24 @@ class Connection:
         """Opens it, and migrates it unless readonly; making: it may be new."""
         self.path = path
         self.readonly = readonly
-        with ExitStack() as undo, translated(path):
+        self._in_snapshot = False
+        self._open(making)
+
+    def _open(self, making: bool = False) -> None:
+        with ExitStack() as undo, translated(self.path):
             try:
-                inode = handles.hold(path, making=making)
+                self._inode = handles.hold(self.path, making=making)
             except OSError as error:
                 raise CatalogError(
-                    f"{path} cannot be opened ({error.strerror}). Check the disk and the permissions."
+                    f"{self.path} cannot be opened ({error.strerror}). Check the disk and the permissions."
                 ) from error
-            undo.callback(handles.let_go, inode)
-            self.sqlite = _connect_readonly(path) if readonly else _connect(path)
+            undo.callback(handles.let_go, self._inode)
+            # _as_it_was: the state of a file that is read without locks, None where there are locks
+            connected = _connect_readonly(self.path) if self.readonly else (_connect(self.path), None)
+            self.sqlite, self._as_it_was = connected
             undo.callback(self.sqlite.close)
-            self._prepare(making)
+            with self._unchanged():
+                self._prepare(making)
             self._undo = undo.pop_all()
 
     def _prepare(self, making: bool) -> None:
@@ -59,7 +72,7 @@ class Connection:
         if not self._is_empty():
             self._check_format()
         elif making:
-            self.sqlite.execute("PRAGMA journal_mode = WAL")
+            self._use_log()
         else:  # whoever was making it was killed before the first commit
             folder = self.path.parent
             raise CatalogNotFound(f"The catalog in {folder} was never finished. Make it: indexer build FOLDER.")
@@ -69,9 +82,62 @@ class Connection:
         else:
             self._migrate()
 
+    def _use_log(self) -> None:
+        """For this SQLite does not wait by itself until another process that makes the same catalog has done so."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self.sqlite.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if code_of(error) != BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(_RETRY_SECONDS)
+
     def close(self) -> None:
         """Close the file; SQLite folds its write-ahead log in."""
         self._undo.close()
+
+    # -- reading without locks -------------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        """Open a file anew that is read without locks, and that somebody has changed."""
+        if self._as_it_was is None or (_state_of(self.path) == self._as_it_was and not has_log(self.path)):
+            return
+        old = self.sqlite, self._as_it_was, self._inode, self._undo
+        try:
+            self._open()
+        except BaseException:
+            self.sqlite, self._as_it_was, self._inode, self._undo = old
+            raise
+        old[-1].close()
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """What is read within comes from one state of the file, also without locks. Raises CatalogLocked otherwise."""
+        before = self._as_it_was
+        refusal = f"The catalog {self.path.parent} was being built while it was read. Try again."
+
+        def changed() -> bool:
+            return before is not None and _state_of(self.path) != before
+
+        try:
+            yield
+        except Exception as error:  # a mixture of two states may raise anything
+            if changed():
+                raise CatalogLocked(refusal) from error
+            raise
+        if changed():
+            raise CatalogLocked(refusal)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return translated(self.path) if self._as_it_was is None or self._in_snapshot else self._reading_unlocked()
+
+    @contextmanager
+    def _reading_unlocked(self) -> Iterator[None]:
+        self._renew()
+        with self._unchanged(), translated(self.path):
+            yield
 
     # -- format ----------------------------------------------------------------------------------------------------
 
@@ -89,27 +155,43 @@ class Connection:
             )
 
     def _migrate(self) -> None:
-        found = self.format
-        if found == FORMAT:
+        if self.format == FORMAT:
             return
         from sqlite_utils import Database  # a tenth of a second, which most openings need not wait for
 
         from .migrations import migrations
 
-        if found:
-            self._copy_to(self.path.with_name(f"catalog.format-{found}.sqlite"))
         with self.writing():
-            migrations.apply(Database(self.sqlite))
-            self.sqlite.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self.sqlite.execute(f"PRAGMA user_version = {FORMAT}")
+            found = self.format  # another process may have been here first
+            if found:
+                self._check_format()
+            if 0 < found < FORMAT:
+                self._copy(found)
+            if found < FORMAT:
+                migrations.apply(Database(self.sqlite))
+                self.sqlite.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self.sqlite.execute(f"PRAGMA user_version = {FORMAT}")
 
-    def _copy_to(self, target: Path) -> None:
-        """A whole copy, before a migration changes anything."""
-        copy = sqlite3.connect(target)
-        try:
-            self.sqlite.backup(copy)
-        finally:
-            copy.close()
+    def _copy(self, found: int) -> None:
+        """A whole copy, before a migration changes anything; one that is there already stays."""
+        for number in itertools.count():
+            target = self.path.with_name(f"catalog.format-{found}{f'-{number}' if number else ''}.sqlite")
+            if not target.exists():
+                break
+            if self._is_state_of(target):  # of a migration that failed
+                return
+        with replacement(target) as temporary:
+            temporary.unlink(missing_ok=True)
+            # over another connection: SQLite copies nothing over one that writes
+            with closing(_connect_as(self.path, "ro")) as source, closing(sqlite3.connect(temporary)) as copy:
+                copy.execute("PRAGMA journal_mode = OFF")
+                source.backup(copy)
+
+    def _is_state_of(self, copy: Path) -> bool:
+        sql = "SELECT value FROM meta WHERE key IN ('uuid', 'generation') ORDER BY key"
+        with suppress(sqlite3.Error), closing(_connect_as(copy, "ro&immutable=1")) as opened:
+            return opened.execute(sql).fetchall() == self.sqlite.execute(sql).fetchall()
+        return False
 
     @property
     def format(self) -> int:
@@ -134,9 +216,14 @@ class Connection:
 
     @property
     def neighbours(self) -> str:
-        """The name of the neighbour index that goes with this generation; empty where there is none."""
+        """The name of the neighbour index that goes with this generation; empty where there is none that can be one."""
         row = self.row("SELECT value FROM meta WHERE key = 'neighbours'")
-        return row[0] if row else ""
+        return row[0] if row and isinstance(row[0], str) and _INDEX_NAME.fullmatch(row[0]) else ""
+
+    def require_in_place(self) -> None:
+        """Raises CatalogError where a repair has put another file in the place of this one: what is written is lost."""
+        if handles.inode_of(self.path) != self._inode:
+            raise CatalogError(f"{self.path} was replaced since it was opened. Open the catalog again.")
 
     # -- statements --------------------------------------------------------------------------------------------------
 
@@ -144,6 +231,7 @@ class Connection:
     def writing(self) -> Iterator[None]:
         """One transaction, which makes the next generation, or nothing at all."""
         with translated(self.path):
+            self.require_in_place()
             if not self.readonly:
                 seal.break_it(self.path)
             self.sqlite.execute("BEGIN IMMEDIATE")  # a lock taken at the start cannot fail half-way
@@ -152,37 +240,48 @@ class Connection:
                 self.sqlite.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
                 self.sqlite.commit()
             except BaseException:
-                self.sqlite.rollback()
+                self._roll_back()
                 raise
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Everything that is read within comes from one generation."""
-        with translated(self.path):
+        self._renew()
+        with self._unchanged(), translated(self.path):
             self.sqlite.execute("BEGIN")
+            self._in_snapshot = True
             try:
                 yield
             finally:
-                self.sqlite.rollback()
+                self._in_snapshot = False
+                self._roll_back()
+
+    def _roll_back(self) -> None:
+        """Not by Connection.rollback(): in Python 3.10 that ends whatever else is being read."""
+        if self.sqlite.in_transaction:  # SQLite may have rolled it back itself, on a full disk for one
+            self.sqlite.execute("ROLLBACK")
 
     def rows(self, sql: str, values: Any = ()) -> Iterator[Any]:
         """Rows of a statement, as they come."""
-        with translated(self.path):
+        with self._reading():
             yield from self.sqlite.execute(sql, values)
 
     def all(self, sql: str, values: Any = ()) -> list[Any]:
         """All its rows, so that it has ended."""
-        with translated(self.path):
+        with self._reading():
             return self.sqlite.execute(sql, values).fetchall()
 
     def row(self, sql: str, values: Any = ()) -> Any:
         """Its first row, or None."""
-        with translated(self.path):
+        with self._reading():
             return self.sqlite.execute(sql, values).fetchone()
 
     def one(self, sql: str, values: Any = ()) -> Any:
-        """The first value of its first row."""
-        return self.row(sql, values)[0]
+        """The first value of its first row, which is always there."""
+        row = self.row(sql, values)
+        if row is None:
+            raise missing(self.path)
+        return row[0]
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run a statement with VALUES {} over all rows, many at a time: SQLite lets other threads run meanwhile."""
@@ -221,9 +320,10 @@ def read_as_present(conn: sqlite3.Connection) -> None:
 
     A temporary view goes before the table of the same name.
     """
-    columns, shown = conn.execute("SELECT count(*), sum(name = 'shown') FROM pragma_table_info('contents')").fetchone()
-    if columns and not shown:
-        conn.execute("CREATE TEMP VIEW contents AS SELECT *, NULL AS shown FROM main.contents")
+    columns = {name for (name,) in conn.execute("SELECT name FROM pragma_table_info('contents')")}
+    missing = [f"NULL AS {name}" for name in ("shown", "holds") if name not in columns]
+    if columns and missing:
+        conn.execute(f"CREATE TEMP VIEW contents AS SELECT *, {', '.join(missing)} FROM main.contents")
 
 
 def has_log(database: Path) -> bool:
@@ -238,25 +338,34 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
 
 
-def _connect_readonly(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing.
+def _connect_readonly(path: Path) -> tuple[sqlite3.Connection, State | None]:
+    """A connection that changes nothing, and the state of the file where that is read without locks.
 
-    Where the folder can be written it is an ordinary one, which tidies SQLite's log files up when it closes. On a disk
-    that cannot be written, or a network file system, nobody builds, so there is no log to look for and nothing to lock.
-    The same goes for a disk that is too full for SQLite's empty log files.
+    Where the folder can be written it is an ordinary one, which tidies SQLite's log files up when it closes. Otherwise
+    SQLite can only use log files that somebody else has made, and without them must take the file for one that never
+    changes; the same goes for a disk that is too full for them. Whoever reads so has to look at the file's state.
     """
-    log = path.with_name(path.name + "-wal")
+    state = _state_of(path)  # before a log is looked for: whoever changes the file makes one first
     writable = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK) and not network_file_system(path)
-    if writable:
-        conn = _connect_as(path, "rw")
+    if writable or path.with_name(path.name + "-wal").exists():
+        conn = _connect_as(path, "rw" if writable else "ro")
         try:
             conn.execute("PRAGMA schema_version")
-            return conn
-        except sqlite3.OperationalError:
+            return conn, None
+        except sqlite3.OperationalError as error:
             conn.close()
-            if has_log(path):
+            if code_of(error) not in (READONLY, IOERR, FULL, CANTOPEN) or has_log(path):
                 raise
-    return _connect_as(path, "ro" if log.exists() and not writable else "ro&immutable=1")
+    return _connect_as(path, "ro&immutable=1"), state
+
+
+def _state_of(path: Path) -> State:
+    """What changes with every change of a file; nothing for one that is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _connect_as(path: Path, mode: str) -> sqlite3.Connection:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidArgument
+from .sqlite_errors import AUTH, ERROR, MISMATCH, TOOBIG, code_of
 
 COLUMNS = (
     "path",
@@ -24,24 +26,38 @@ COLUMNS = (
     "probability",
 )
 _BEHIND_THE_VIEW = frozenset({"images", "roots", "contents", "models", "labels", "classes"})
+# what a condition can be the cause of; None: of Python's own refusals, of a second statement for one
+_TO_BLAME = frozenset({ERROR, TOOBIG, MISMATCH, AUTH, None})
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "writefile", "readfile", "edit", "fts3_tokenizer"})
 
 
 def images_where(conn: sqlite3.Connection, condition: str) -> npt.NDArray[np.int64]:
     """Content id and image id, (M, 2), of the images for which an SQL condition over COLUMNS holds.
 
-    Raises InvalidArgument for anything that is not one condition, or that SQLite cannot read.
+    Raises InvalidArgument for anything that is not one condition, or that SQLite cannot read, and sqlite3.Error where
+    the condition is not to blame.
     """
     if not balanced(condition):
         raise InvalidArgument(_refusal(condition, "its brackets or quotes do not match"))
     conn.set_authorizer(_only_pictures)
     try:
-        sql = f"SELECT content_id, image_id FROM pictures WHERE (\n{condition}\n)"
-        return np.fromiter(chain.from_iterable(conn.execute(sql)), np.int64).reshape(-1, 2)
-    except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-        raise InvalidArgument(_refusal(condition, str(error))) from None
+        return np.fromiter(chain.from_iterable(_passing(conn, condition)), np.int64).reshape(-1, 2)
     finally:
-        conn.set_authorizer(None)
+        conn.set_authorizer(_anything)
+
+
+def _passing(conn: sqlite3.Connection, condition: str) -> Iterator[tuple[int, int]]:
+    try:
+        yield from conn.execute(f"SELECT content_id, image_id FROM pictures WHERE (\n{condition}\n)")
+    except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+        if isinstance(error, sqlite3.Error) and code_of(error) not in _TO_BLAME:
+            raise
+        raise InvalidArgument(_refusal(condition, str(error))) from None
+
+
+def _anything(*_: object) -> int:
+    """In place of None, by which Python 3.10 refuses everything."""
+    return sqlite3.SQLITE_OK
 
 
 def images_labelled(conn: sqlite3.Connection, label: str) -> npt.NDArray[np.int64]:

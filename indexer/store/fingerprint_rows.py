@@ -14,6 +14,7 @@ from ..errors import CatalogDamaged
 from ..records import Fingerprint
 from . import checksums
 from .connection import CHUNK, Connection, in_parts
+from .rows import StoredModel, has_vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +38,26 @@ class FingerprintRows:
             found[number] = Fingerprint(pixels, signature)
         return found
 
-    def same_pixels(self) -> list[tuple[int, ...]]:
-        """Contents of different bytes that show the same picture: their ids by digest, one tuple a picture."""
+    def same_pixels(self, model: StoredModel) -> list[tuple[int, ...]]:
+        """Contents of different bytes that show the same picture: their ids by digest, one tuple a picture.
+
+        Here and in what follows only contents with a vector of the model count: a change of models may be half done.
+        """
         rows = self.db.rows(
             "SELECT pixels, content_id FROM fingerprints JOIN contents ON contents.id = content_id WHERE pixels IN "
-            "(SELECT pixels FROM fingerprints GROUP BY pixels HAVING count(*) > 1) ORDER BY pixels, sha256"
+            f"(SELECT pixels FROM fingerprints GROUP BY pixels HAVING count(*) > 1) AND {has_vector('contents.id')} "
+            "ORDER BY pixels, sha256",
+            [model.row],
         )
-        return [tuple(number for _, number in same) for _, same in groupby(rows, key=lambda row: row[0])]
+        alike = (tuple(number for _, number in same) for _, same in groupby(rows, key=lambda row: row[0]))
+        return [same for same in alike if len(same) > 1]
 
-    def contents_by(self, key: Literal["pixels", "sha256"]) -> Iterator[tuple[bytes, int]]:
+    def contents_by(self, key: Literal["pixels", "sha256"], model: StoredModel) -> Iterator[tuple[bytes, int]]:
         """What every content shows, or its digest, and the content, ordered."""
-        if key == "pixels":
-            return self.db.rows("SELECT pixels, content_id FROM fingerprints ORDER BY pixels, content_id")
-        return self.db.rows("SELECT sha256, id FROM contents ORDER BY sha256")
+        table, content = ("fingerprints", "content_id") if key == "pixels" else ("contents", "id")
+        where = has_vector(f"{table}.{content}")
+        sql = f"SELECT {key}, {content} FROM {table} WHERE {where} ORDER BY {key}, {content}"
+        return self.db.rows(sql, [model.row])
 
     def signatures(self) -> Iterator[tuple[list[int], npt.NDArray[np.uint8]]]:
         """Contents by digest and their signatures as they are stored, (N, bytes), in blocks."""

@@ -54,5 +54,13 @@ def reading(path: Path) -> Iterator[int]:
         let_go(inode)
 
 
+def inode_of(path: Path) -> Inode | None:
+    """Which file is at a path now, None for none."""
+    try:
+        return _inode(os.stat(path))
+    except OSError:
+        return None
+
+
 def _inode(status: os.stat_result) -> Inode:
     return status.st_dev, status.st_ino

@@ -12,12 +12,12 @@ import numpy as np
 from ..records import ImageRecord, Label
 from . import filters
 from .connection import IN_ONE_STATEMENT, Connection, in_parts
-from .rows import Ids, Passing
-from .sqlite_errors import translated
+from .rows import Ids, Passing, StoredModel, has_vector
+from .sqlite_errors import missing, translated
 
 _IMAGE = (
     "images.id, content_id, roots.path, images.path, "
-    "sha256, bytes, width, height, format, taken, camera, mtime_ns, shown "
+    "sha256, bytes, width, height, format, taken, camera, mtime_ns, shown, holds "
     "FROM images JOIN roots ON roots.id = root_id JOIN contents ON contents.id = content_id"
 )
 
@@ -36,6 +36,8 @@ class ImageRows:
     def place_of(self, full: bytes) -> tuple[int, int] | None:
         """(image id, content id) of the image at an absolute path."""
         for root, root_id in self.db.rows("SELECT path, id FROM roots"):
+            if not isinstance(root, bytes):
+                raise missing(self.db.path)
             prefix = root.rstrip(b"/") + b"/"
             if full.startswith(prefix):
                 row = self.db.row(
@@ -50,10 +52,10 @@ class ImageRows:
 
         Raises InvalidArgument for a condition that is none, or a label that the model does not know.
         """
-        pairs = filters.images_where(self.db.sqlite, condition) if condition is not None else None
-        if label is not None:
-            with translated(self.db.path):
-                labelled = filters.images_labelled(self.db.sqlite, label)
+        with translated(self.db.path):
+            pairs = filters.images_where(self.db.sqlite, condition) if condition is not None else None
+            labelled = filters.images_labelled(self.db.sqlite, label) if label is not None else None
+        if labelled is not None:
             pairs = labelled if pairs is None else pairs[np.isin(pairs[:, 1], labelled[:, 1])]
         return None if pairs is None else Passing(_ascending(pairs[:, 0]), _ascending(pairs[:, 1]))
 
@@ -76,10 +78,13 @@ class ImageRows:
             found.setdefault(content, []).append(os.fsdecode(os.path.join(root, path)))
         return found
 
-    def repeated(self) -> list[int]:
-        """Contents that more than one image holds."""
-        sql = "SELECT content_id FROM images GROUP BY content_id HAVING count(*) > 1 ORDER BY content_id"
-        return [number for (number,) in self.db.rows(sql)]
+    def repeated(self, model: StoredModel) -> list[int]:
+        """Contents that more than one image holds, of those with a vector of the model."""
+        sql = (
+            f"SELECT content_id FROM images WHERE {has_vector('images.content_id')} "
+            "GROUP BY content_id HAVING count(*) > 1 ORDER BY content_id"
+        )
+        return [number for (number,) in self.db.rows(sql, [model.row])]
 
     def digests(self, image_ids: Sequence[int]) -> dict[int, bytes]:
         """Image id -> SHA-256 of its content."""
@@ -103,22 +108,30 @@ class ImageRows:
             yield [(row[1], records[row[0]]) for row in part]
 
     def by_id(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
-        """Image id -> record."""
+        """Image id -> record; for ids of this state of the catalog. Raises CatalogDamaged where one is not whole."""
+        found = self._those(ids)
+        if len(found) < len(set(ids)):
+            raise missing(self.db.path)
+        return found
+
+    def _those(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
         return self._records(list(self.db.rows_in(f"SELECT {_IMAGE} WHERE images.id IN ({{}})", ids)))
 
     def at(self, full: bytes) -> ImageRecord | None:
         """The image at an absolute path."""
         place = self.place_of(full)
-        return self.by_id([place[0]])[place[0]] if place else None
+        return self._those([place[0]]).get(place[0]) if place else None
 
     def _records(self, rows: list[Any]) -> dict[int, ImageRecord]:
         labels = self.labels_of([row[1] for row in rows])
         records = {}
-        for image, content, root, path, digest, size, width, height, format, taken, camera, modified, shown in rows:
+        for image, content, root, path, digest, size, width, height, format, taken, camera, modified, *seen in rows:
+            if not all(isinstance(value, bytes) for value in (root, path, digest)):
+                raise missing(self.db.path)
             full = os.fsdecode(os.path.join(root, path))
             found = labels.get(content, ())
             records[image] = ImageRecord(
-                full, digest.hex(), size, width, height, format, taken, camera, found, modified, shown
+                full, digest.hex(), size, width, height, format, taken, camera, found, modified, *seen
             )
         return records
 

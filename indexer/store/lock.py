@@ -48,8 +48,10 @@ def vouch(folder: Path) -> None:
     """Note, while holding the lock, that what earlier builds have left was checked: readers need not do so again."""
     path = folder / FILE
     with suppress(OSError, ValueError):  # then they do
-        holder = json.loads(path.read_text())
-        path.write_text(json.dumps({**holder, "checked": True}))
+        text = json.dumps({**json.loads(path.read_text()), "checked": True})
+        with path.open("r+b", buffering=0) as file:  # never empty: whoever is refused meanwhile wants to know by whom
+            file.write(text.encode())
+            file.truncate()
 
 
 def vouched(folder: Path) -> bool:

@@ -73,6 +73,12 @@ def m002_shown(db: Database) -> None:
     db.execute("ALTER TABLE contents ADD COLUMN shown INTEGER")
 
 
+@migrations()
+def m003_holds(db: Database) -> None:
+    """What a picture holds that another version of it may lack; NULL for what was read before."""
+    db.execute("ALTER TABLE contents ADD COLUMN holds TEXT")
+
+
 _STAMP = "size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL"
 _TABLES = (
     f"""CREATE TABLE images (

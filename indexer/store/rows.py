@@ -67,3 +67,8 @@ class Passing:
 
     contents: Ids
     images: Ids
+
+
+def has_vector(content: str) -> str:
+    """A condition: the content of a row has a vector of a model, whose row in `models` is given."""
+    return f"EXISTS (SELECT 1 FROM vectors WHERE vectors.content_id = {content} AND model_id = ?)"

@@ -84,12 +84,12 @@ def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[
             if model in models:
                 target.execute("INSERT OR IGNORE INTO classes VALUES (?, ?, ?, ?)", _texts((model, number, name, text)))
     digests = {}
-    for number, digest, size, width, height, format, taken, camera, shown, found in _rows(old, "contents", _CONTENT):
-        values = _texts((width, height, format, taken, camera, shown))
+    for number, digest, size, *rest, found in _rows(old, "contents", _CONTENT):
+        values = _texts(tuple(rest))
         if isinstance(digest, bytes) and isinstance(size, int) and checksums.of_content(digest, size, values) == found:
             digests[number] = digest
             target.execute(
-                f"INSERT OR IGNORE INTO contents (id, {_CONTENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR IGNORE INTO contents (id, {_CONTENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, digest, size, *values, found),
             )
     fingerprinted = _copy_fingerprints(old, target, digests)
@@ -154,7 +154,7 @@ def _copy_vectors(
 
 
 _MODEL = "key, name, source, weights, preprocess, pooling, numerics, dim, current"
-_CONTENT = "sha256, bytes, width, height, format, taken, camera, shown, checksum"
+_CONTENT = "sha256, bytes, width, height, format, taken, camera, shown, holds, checksum"
 _IMAGE = "root_id, path, content_id, size, mtime_ns, ctime_ns, generation, checksum"
 _VECTOR = "content_id, model_id, vector, labels_checksum"
 

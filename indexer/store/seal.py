@@ -49,11 +49,18 @@ def make(database: Path, roots: dict[bytes, int], model: str | None) -> None:
 
 
 def read(database: Path) -> Seal | None:
-    """The seal of a database, None where there is none. Raises ValueError where it is damaged itself."""
+    """The seal of a database, None where there is none.
+
+    Raises ValueError where it is damaged itself, PermissionError where it may not be read.
+    """
     try:
         data = database.with_name(FILE).read_bytes()
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise ValueError(f"the seal cannot be read ({error.strerror})") from error
     if len(data) < 4 or zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
         raise ValueError("the seal is damaged")
     head, _, rest = data[:-4].partition(b"\n")

@@ -7,7 +7,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import CatalogDamaged, CatalogError
+from ..errors import CatalogDamaged, CatalogError, CatalogLocked
+
+# SQLite's result codes: https://www.sqlite.org/rescode.html. The sqlite3 module has names for them since Python 3.11.
+ERROR = 1
+BUSY = 5
+READONLY = 8
+IOERR = 10
+FULL = 13
+CANTOPEN = 14
+TOOBIG = 18
+MISMATCH = 20
+AUTH = 23
+# what SQLite says of them, and of others: Python 3.10 gives no code
+_TEXTS = {
+    "database is locked": BUSY,
+    "database table is locked": 6,
+    "attempt to write a readonly database": READONLY,
+    "interrupted": 9,
+    "disk I/O error": IOERR,
+    "database disk image is malformed": 11,
+    "malformed database schema": 11,
+    "database or disk is full": FULL,
+    "unable to open database": CANTOPEN,
+    "locking protocol": 15,
+    "database schema has changed": 17,
+    "string or blob too big": TOOBIG,
+    "datatype mismatch": MISMATCH,
+    "not authorized": AUTH,
+    "file is not a database": 26,
+}
+
+
+def code_of(error: sqlite3.Error) -> int | None:
+    """SQLite's result code, without what extends it; None for what Python raised itself."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF
+    text = str(error)
+    known = [code for start, code in _TEXTS.items() if text.startswith(start)]
+    return known[0] if known else ERROR if isinstance(error, sqlite3.OperationalError) else None
 
 
 @contextmanager
@@ -16,12 +55,17 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     # a damaged schema gets into SQLite's message, and what is no Unicode there makes Python's own error of it
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         text = "text that is no Unicode" if isinstance(error, UnicodeDecodeError) else str(error)
         if any(word in text for word in ("malformed", "not a database", "no Unicode", "Could not decode")):
             raise CatalogDamaged(
                 f"{path} is damaged ({text}). Restore a copy, or build a new catalog in another folder."
             ) from error
-        if "locked" in text:
-            raise CatalogError(f"{path} is busy with another process. Try again when that has ended.") from error
+        if "locked" in text or "locking protocol" in text:
+            raise CatalogLocked(f"{path} is busy with another process. Try again when that has ended.") from error
         raise CatalogError(f"{path} cannot be used ({text}). Check the disk and the permissions.") from error
+
+
+def missing(path: Path) -> CatalogDamaged:
+    """What to raise where a row is gone, or holds what nobody has written."""
+    return CatalogDamaged(f"{path} is damaged (rows are missing or harmed). Mend it with: indexer verify --repair.")

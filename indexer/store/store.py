@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..errors import CatalogNotFound
+from ..errors import CatalogError, CatalogNotFound
 from ..files import require_local
 from ..records import Fingerprint, ModelId, PictureInfo, Preprocess, Skipped, Source, Stamp
 from . import checksums, seal, vectors
@@ -61,14 +62,14 @@ class Store(Connection):
         Raises CatalogNotFound, WrongFormat or CatalogDamaged.
         """
         path = folder / FILE
-        if not path.is_file():
+        if not _is_there(path):
             raise CatalogNotFound(f"There is no catalog in {folder}. Make one with: indexer build FOLDER.")
         return cls(path, readonly=readonly)
 
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether a folder holds a catalog, or what is left of one."""
-        return (folder / FILE).exists() or (folder / seal.FILE).exists()
+        return _is_there(folder / FILE) or _is_there(folder / seal.FILE)
 
     @property
     def is_sealed(self) -> bool:
@@ -159,8 +160,9 @@ class Store(Connection):
         An image is current if its content has a vector of the model; a skip if nothing has changed in what it was
         tried with.
         """
-        low, high = (below + b"/", below + b"0") if below else (b"", None)  # "0" follows "/"
-        inside = "root_id = :root AND (path = :below OR (path >= :low AND (:high IS NULL OR path < :high)))"
+        inside = "root_id = :root"
+        if below:  # as a range, so that SQLite looks at no more of the root; "a-b" lies between "a" and "a/"
+            inside += " AND path >= :below AND path < :high AND (path = :below OR path >= :low)"
         has_vector = "EXISTS (SELECT 1 FROM vectors WHERE vectors.content_id = images.content_id AND model_id = :model)"
         if model and not below and self._all_have_vectors(model):
             has_vector = "1"  # mostly so, and counting is quicker than looking for each
@@ -173,8 +175,8 @@ class Store(Connection):
         values = {
             "root": root_id,
             "below": below,
-            "low": low,
-            "high": high,
+            "low": below + b"/",
+            "high": below + b"0",  # "0" follows "/"
             "model": model.row if model else None,
             "tried_with": json.dumps(sorted(tried_with)),
         }
@@ -233,8 +235,8 @@ class Store(Connection):
 
     def _insert_contents(self, entries: Sequence[Entry]) -> None:
         self.many(
-            "INSERT OR IGNORE INTO contents (sha256, bytes, width, height, format, taken, camera, shown, checksum) "
-            "VALUES {}",
+            "INSERT OR IGNORE INTO contents "
+            "(sha256, bytes, width, height, format, taken, camera, shown, holds, checksum) VALUES {}",
             [_content(e.sha256, e.size, e.info) for e in entries if e.info],
         )
 
@@ -245,6 +247,7 @@ class Store(Connection):
         )
 
     def _insert_vectors(self, entries: Sequence[Entry], ids: dict[bytes, int], model: int) -> None:
+        # a content may come twice; what is there stays, labels too, since the vector's row has their checksum
         digests = [e.sha256 for e in entries]
         blobs = vectors.pack([e.vector for e in entries if e.vector is not None], digests)
         self.many(
@@ -255,7 +258,7 @@ class Store(Connection):
             ],
         )
         self.many(
-            "INSERT OR REPLACE INTO labels (content_id, model_id, rank, class, probability) VALUES {}",
+            "INSERT OR IGNORE INTO labels (content_id, model_id, rank, class, probability) VALUES {}",
             [
                 (ids[e.sha256], model, rank, index, probability)
                 for e in entries
@@ -332,13 +335,25 @@ class Store(Connection):
         return gone
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a path is a file's. Raises CatalogError where that cannot be seen."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        raise CatalogError(
+            f"{path} cannot be reached ({error.strerror}). Check the disk and the permissions."
+        ) from error
+
+
 def _place(source: Source) -> tuple[int, bytes]:
     return source.root_id, source.path
 
 
 def _content(sha256: bytes, size: int, info: PictureInfo) -> tuple[object, ...]:
     # not dataclasses.astuple, which copies deeply: a third of a commit was that
-    values = info.width, info.height, info.format, info.taken, info.camera, info.shown
+    values = info.width, info.height, info.format, info.taken, info.camera, info.shown, info.holds
     return sha256, size, *values, checksums.of_content(sha256, size, values)
 
 

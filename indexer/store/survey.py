@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..records import Source, Stamp
-from .connection import Connection
+from .connection import IN_ONE_STATEMENT, Connection
 from .sqlite_errors import translated
 
-_FLUSH = 2000
+# so many that no row is left over for a statement of its own
+_FLUSH = 2 * IN_ONE_STATEMENT
+_TODO = "INSERT INTO temp.todo (root_id, path, size, mtime_ns, ctime_ns, image_id) VALUES {}"
+_GONE = "INSERT OR IGNORE INTO temp.gone VALUES {}"
+_GONE_SKIPS = "INSERT INTO temp.gone_skips VALUES {}"
 _LIVES_ON = "EXISTS (SELECT 1 FROM images AS other WHERE other.content_id = images.content_id AND other.generation > ?)"
 
 
 class Survey:
-    """Files to read, and images and skips whose files are gone. Ends with the connection, or with the next one."""
+    """Files to read, and images and skips whose files are gone. Ends with the connection, or with the next one.
+
+    A root_id is None where files are only counted, below a root that the store does not have.
+    """
 
     def __init__(self, db: Connection) -> None:
         """Starts empty."""
         self._db = db
-        self._waiting: list[tuple[object, ...]] = []
-        self.gone_by_root: dict[int, int] = {}
+        self._waiting: dict[str, list[tuple[object, ...]]] = {_TODO: [], _GONE: [], _GONE_SKIPS: []}
+        self.gone_by_root: dict[int | None, int] = {}
         with translated(db.path):
             db.sqlite.executescript(
                 """
@@ -31,18 +38,16 @@ class Survey:
                 """
             )
 
-    def add_todo(self, root_id: int, path: bytes, stamp: Stamp, image_id: int | None) -> None:
+    def add_todo(self, root_id: int | None, path: bytes, stamp: Stamp, image_id: int | None) -> None:
         """A file to read; image_id where the store knows an older state of it."""
-        self._waiting.append((root_id, path, *stamp, image_id))
-        if len(self._waiting) >= _FLUSH:
-            self._flush()
+        self._add(_TODO, (root_id, path, *stamp, image_id))
 
-    def add_gone(self, root_id: int, path: bytes, image_id: int | None) -> None:
+    def add_gone(self, root_id: int | None, path: bytes, image_id: int | None) -> None:
         """An image, or (image_id None) a skip, whose file is gone."""
         if image_id is None:
-            self._db.all("INSERT INTO temp.gone_skips VALUES (?, ?)", [root_id, path])
+            self._add(_GONE_SKIPS, (root_id, path))
         else:
-            self._db.all("INSERT OR IGNORE INTO temp.gone VALUES (?)", [image_id])
+            self._add(_GONE, (image_id,))
             self.gone_by_root[root_id] = self.gone_by_root.get(root_id, 0) + 1
 
     def counts(self) -> tuple[int, int, int]:
@@ -53,6 +58,7 @@ class Survey:
 
     def gone_skips(self) -> int:
         """Skips whose files are gone."""
+        self._flush()
         return int(self._db.all("SELECT count(*) FROM temp.gone_skips")[0][0])
 
     def todo(self, roots: dict[int, bytes]) -> Iterator[tuple[Source, int | None]]:
@@ -70,6 +76,7 @@ class Survey:
 
     def moved(self, since: int) -> int:
         """How many of the surveyed gone images live on under another path that was added since a generation."""
+        self._flush()
         return int(
             self._db.one(
                 """SELECT coalesce(sum(min(gone, added)), 0) FROM
@@ -82,6 +89,7 @@ class Survey:
 
     def moved_by_root(self, since: int) -> dict[int, int]:
         """Root id -> surveyed gone images whose content was added under another path since a generation."""
+        self._flush()
         return dict(
             self._db.rows(
                 # CROSS: begin with what is gone, which is mostly nothing, and not with every image
@@ -93,6 +101,7 @@ class Survey:
 
     def spare(self, root_id: int, since: int) -> None:
         """Take the images of a root off the surveyed gone ones, but for those that have moved."""
+        self._flush()
         with translated(self._db.path):
             self._db.sqlite.execute(
                 "DELETE FROM temp.gone WHERE image_id IN "
@@ -100,11 +109,13 @@ class Survey:
                 [root_id, since],
             )
 
-    def finish(self) -> None:
+    def finish(self, left: Sequence[int] = ()) -> None:
         """Forget the surveyed images and skips that are gone, then every content that no image holds any more.
 
         That is the last that a build changes, so it is noted that it came to its end.
+        left: ids of roots that are not there any more; those of which nothing is known now are forgotten.
         """
+        self._flush()
         with self._db.writing():
             self._db.sqlite.execute("DELETE FROM images WHERE id IN (SELECT image_id FROM temp.gone)")
             self._db.sqlite.execute(
@@ -117,14 +128,26 @@ class Survey:
                 self._db.sqlite.execute(f"DELETE FROM {table} WHERE content_id IN (SELECT id FROM temp.orphans)")
             self._db.sqlite.execute("DELETE FROM contents WHERE id IN (SELECT id FROM temp.orphans)")
             self._db.sqlite.execute("DROP TABLE temp.orphans")
+            self._db.sqlite.executemany(
+                "DELETE FROM roots WHERE id = ? AND NOT EXISTS (SELECT 1 FROM images WHERE root_id = roots.id) "
+                "AND NOT EXISTS (SELECT 1 FROM skips WHERE root_id = roots.id)",
+                [(root_id,) for root_id in left],
+            )
             self._db.sqlite.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('finished', ?)", [str(self._db.generation + 1)]
             )
 
+    def _add(self, statement: str, row: tuple[object, ...]) -> None:
+        """Have a row wait until there are many: one at a time takes twenty times as long."""
+        rows = self._waiting[statement]
+        rows.append(row)
+        if len(rows) >= _FLUSH:
+            self._write(statement, rows)
+
     def _flush(self) -> None:
-        with translated(self._db.path):
-            self._db.sqlite.executemany(
-                "INSERT INTO temp.todo (root_id, path, size, mtime_ns, ctime_ns, image_id) VALUES (?, ?, ?, ?, ?, ?)",
-                self._waiting,
-            )
-        self._waiting.clear()
+        for statement, rows in self._waiting.items():
+            self._write(statement, rows)
+
+    def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+        self._db.many(statement, rows)
+        rows.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,19 @@ _RESIDUE = 0x2144DF1C
 def pack(rows: Sequence[npt.NDArray[np.float32]], digests: Sequence[bytes]) -> list[bytes]:
     """The blobs of some vectors. A digest goes into the checksum, so that a blob in another's row is found out.
 
-    Raises ValueError for a vector that is zero or not finite: it has no direction, and must never enter the store.
+    Raises ValueError for a vector without a direction, which must never enter the store.
     """
     stacked = np.stack(rows)
-    if not np.isfinite(stacked).all() or not stacked.any(axis=1).all():
+    if not have_direction(stacked).all():
         raise ValueError("a vector that is zero or not finite cannot be stored")
     halves = [half.tobytes() for half in stacked.astype(STORED)]
     return [half + _checksum(half, digest) for half, digest in zip(halves, digests, strict=True)]
+
+
+def have_direction(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which of some vectors, (N, dim), have a direction: not one that is zero or not finite."""
+    found: npt.NDArray[np.bool_] = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
+    return found
 
 
 def size_of(dim: int) -> int:

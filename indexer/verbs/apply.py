@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from ..errors import InvalidArgument, PictureError
+from ..files import network_file_system
 from ..pictures.scan import digest, why
 from ..records import Applied, ApplyAction
 from . import trash
-from .moves import entry_key, has_bytes, move, put, same_entry
+from .moves import end_move, entry_key, has_bytes, move, put, same_entry
 from .plans import Plan, PlannedGroup, PlannedImage
-from .undo_log import Entry, UndoLog, read
-
-DRY_RUN = "dry run"
-"""What begins the reason of everything that a dry run would do."""
+from .undo_log import Entry, UndoLog, read_own
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One file to remove, and what was seen of it and of the one that stays."""
+    """One file to remove, and what was seen of it and of the one that stays.
+
+    moved: a run that was killed has already put it at the target.
+    """
 
     source: bytes
     target: bytes
     keeper: bytes
     status: os.stat_result
+    keeper_status: os.stat_result
+    moved: bool = False
 
 
 def apply(
@@ -45,9 +49,10 @@ def apply(
 
     uuid, roots: of the catalog; nothing outside its folders is touched. to: for 'move', a folder that is in none of
     them. log: see undo_log.py; a run that was killed goes on with the same log. Hold the catalog's lock meanwhile: two
-    plans at once could remove each other's keepers.
-    Just before a file is touched, it and one that the plan keeps are read again, and must be what they were.
-    Raises InvalidArgument before anything is done, CatalogError when the log cannot be written.
+    plans at once could remove each other's keepers, and files on a network file system are not locked.
+    Just before a file is touched, it and one that the plan keeps are read again, and must be what they were; while it
+    is, both are locked.
+    Raises InvalidArgument at once, CatalogError when the log cannot be written.
     """
     plan.check()
     if plan.uuid != uuid:
@@ -65,6 +70,7 @@ def apply(
                 f"{os.fsdecode(folder)} is in {os.fsdecode(root)}, where the next build would find the files again. "
                 "Move them to a folder outside, or to a hidden one."
             )
+    read_own(Path(log), uuid)  # here, since nothing of what follows happens before the first file is asked for
     return _Run(plan, roots, action, folder, yes, Path(log)).each()
 
 
@@ -83,6 +89,7 @@ class _Run:
         self.log: UndoLog | None = None
         self.before: dict[str, Entry] = {}
         self.kept: dict[tuple[int, int, str], list[bytes]] = {}
+        self.network: dict[int, bool] = {}
 
     def each(self) -> Iterator[Applied]:
         """What becomes of each image that is to be removed, in the plan's order."""
@@ -90,10 +97,8 @@ class _Run:
             UndoLog(self.file, self.plan.uuid) if self.yes else nullcontext()
         )
         with opened as self.log:
-            if self.log:
-                self.before = {entry.source: entry for entry in self.log.entries.values()}
-            elif self.file.exists() and self.file.stat().st_size:
-                self.before = {entry.source: entry for entry in read(self.file)[1].values()}
+            entries = self.log.entries if self.log else read_own(self.file, self.plan.uuid)
+            self.before = {entry.source: entry for entry in entries.values()}
             self._note_what_stays()
             for group in self.plan.groups:
                 for image in group.having("remove"):
@@ -119,12 +124,12 @@ class _Run:
                     self.log.became(entry, "done")
                 return Applied(image.path, entry.method, True, "already done")
             task = self._task(group, image)
-            if self.action == "hardlink" and os.path.samestat(task.status, os.lstat(task.keeper)):
+            if self.action == "hardlink" and os.path.samestat(task.status, task.keeper_status):
                 return Applied(image.path, self.action, True, "already a hard link to what is kept")
             resumed = entry is not None and entry.state == "intent" and os.fsencode(entry.target) == task.target
-            self._require_room(task, image.sha256, resumed=resumed)
+            task = replace(task, moved=self._is_moved(task, image.sha256, resumed=resumed))
             if self.log is None:
-                return Applied(image.path, self.action, False, f"{DRY_RUN}: {_intention(self.action, task)}")
+                return Applied(image.path, self.action, False, f"dry run: {_intention(self.action, task)}", would=True)
             self._carry_out(self.log, task, image.sha256)
         except PictureError as error:
             return Applied(image.path, self.action, False, error.reason)
@@ -140,12 +145,12 @@ class _Run:
             if same_entry(source, other):
                 raise PictureError(f"the plan keeps the same file as {os.fsdecode(other)}")
         status = _intact(source, image.sha256)
-        keeper = self._keeper(group, image)
-        if self.action == "hardlink" and os.lstat(keeper).st_dev != status.st_dev:
+        keeper, keeper_status = self._keeper(group, image)
+        if self.action == "hardlink" and keeper_status.st_dev != status.st_dev:
             raise PictureError(f"{os.fsdecode(keeper)} is on another disk, where no hard link reaches")
         if not _unchanged(os.lstat(source), status):
             raise PictureError("it changed while it was looked at")
-        return _Task(source, self._target(source, root, keeper), keeper, status)
+        return _Task(source, self._target(source, root, keeper), keeper, status, keeper_status)
 
     def _root_of(self, source: bytes) -> bytes:
         for root in self.roots:
@@ -156,7 +161,7 @@ class _Run:
                 raise PictureError(f"a link in its path leads out of {os.fsdecode(root)}")
         raise PictureError("it is outside the catalog's folders")
 
-    def _keeper(self, group: PlannedGroup, image: PlannedImage) -> bytes:
+    def _keeper(self, group: PlannedGroup, image: PlannedImage) -> tuple[bytes, os.stat_result]:
         """One of the group that stays and is what it was; for a link, one with the same bytes."""
         linking = self.action in ("hardlink", "symlink")
         reasons = []
@@ -165,11 +170,9 @@ class _Run:
                 reasons.append(f"{other.path} has other bytes, so a link to it would be another file")
                 continue
             try:
-                _intact(os.fsencode(other.path), other.sha256)
+                return os.fsencode(other.path), _intact(os.fsencode(other.path), other.sha256)
             except PictureError as error:
                 reasons.append(f"of what is kept, {other.path}: {error.reason}")
-            else:
-                return os.fsencode(other.path)
         raise PictureError("; ".join(reasons))
 
     def _target(self, source: bytes, root: bytes, keeper: bytes) -> bytes:
@@ -183,23 +186,45 @@ class _Run:
         above = [os.path.realpath(os.path.dirname(path)) for path in (keeper, source)]
         return os.path.join(os.path.relpath(above[0], above[1]), os.path.basename(keeper))
 
-    def _require_room(self, task: _Task, sha256: str, *, resumed: bool) -> None:
-        """Nothing is where a file shall go, unless a run that was killed has put the very file there."""
+    def _is_moved(self, task: _Task, sha256: str, *, resumed: bool) -> bool:
+        """Whether a run that was killed has put the very file where it shall go; anything else there is refused."""
         if self.action != "move" or not os.path.lexists(task.target):
-            return
+            return False
         if same_entry(task.source, task.target) or not resumed or not has_bytes(task.target, sha256):
-            raise PictureError(f"there is already something at {os.fsdecode(task.target)}")
+            raise _taken(task.target)
+        return True
 
     def _carry_out(self, log: UndoLog, task: _Task, sha256: str) -> None:
-        entry = log.intend(self.action, task.source, task.target, task.keeper, sha256, task.status)
-        try:
-            if not _unchanged(os.lstat(task.source), task.status):
-                raise PictureError("it changed while it was looked at")
-            _act(self.action, task, sha256)
-        except (OSError, PictureError):
-            log.became(entry, "failed")
-            raise
-        log.became(entry, "done")
+        with self._held(task):
+            entry = log.intend(self.action, task.source, task.target, task.keeper, sha256, task.status)
+            try:
+                if not _unchanged(os.lstat(task.source), task.status):
+                    raise PictureError("it changed while it was looked at")
+                _require_kept(task)
+                _act(self.action, task, sha256)
+            except (OSError, PictureError):
+                log.became(entry, "failed")
+                raise
+            log.became(entry, "done")
+
+    @contextmanager
+    def _held(self, task: _Task) -> Iterator[None]:
+        """Within, no apply of another catalog removes what stays here, or keeps what goes."""
+        with ExitStack() as handles:
+            if not self._is_on_network(task.source, task.status):
+                handles.callback(os.close, _locked(task.source, fcntl.LOCK_EX))
+            # two names of one file: its lock is held, and another would be refused
+            one = os.path.samestat(task.status, task.keeper_status)
+            if not one and not self._is_on_network(task.keeper, task.keeper_status):
+                _require_kept(task)
+                handles.callback(os.close, _locked(task.keeper, fcntl.LOCK_SH))
+            yield
+
+    def _is_on_network(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether locks cannot be trusted there, or keep others, and oneself, from reading."""
+        if status.st_dev not in self.network:
+            self.network[status.st_dev] = network_file_system(Path(os.fsdecode(path))) is not None
+        return self.network[status.st_dev]
 
 
 _VERBS = {
@@ -217,13 +242,20 @@ def _act(action: ApplyAction, task: _Task, sha256: str) -> None:
     elif action == "delete":
         os.unlink(task.source)
     elif action == "hardlink":
-        put(lambda temporary: os.link(task.keeper, temporary), task.source)
+        put(lambda temporary: os.link(task.keeper, temporary), task.source, instead_of=task.status)
     elif action == "symlink":
-        put(lambda temporary: os.symlink(task.target, temporary), task.source)
-    elif os.path.lexists(task.target):  # a run was killed when the file was already there
-        os.unlink(task.source)
+        put(lambda temporary: os.symlink(task.target, temporary), task.source, instead_of=task.status)
+    elif task.moved:
+        end_move(task.source, task.target, sha256, task.status)
     else:
-        move(task.source, task.target, sha256)
+        try:
+            move(task.source, task.target, sha256, task.status)
+        except FileExistsError as error:  # since it was looked at
+            raise _taken(error.filename2 or error.filename) from error
+
+
+def _taken(target: bytes) -> PictureError:
+    return PictureError(f"there is already something at {os.fsdecode(target)}")
 
 
 def _was_done(entry: Entry) -> bool:
@@ -256,6 +288,28 @@ def _intact(path: bytes, sha256: str) -> os.stat_result:
     if found != sha256:
         raise PictureError("it has changed since the plan was made")
     return status
+
+
+def _require_kept(task: _Task) -> None:
+    try:
+        if _unchanged(os.lstat(task.keeper), task.keeper_status):
+            return
+    except FileNotFoundError:
+        pass
+    raise PictureError(f"{os.fsdecode(task.keeper)}, which stays, changed or went while it was looked at")
+
+
+def _locked(path: bytes, how: int) -> int:
+    """A handle that locks a file for as long as it is open; raises PictureError where another program does that."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise PictureError(f"another program, such as another apply, has locked {os.fsdecode(path)}") from None
+    except OSError:
+        return handle  # a disk that knows no locks
+    return handle
 
 
 def _unchanged(now: os.stat_result, before: os.stat_result) -> bool:

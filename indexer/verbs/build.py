@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,12 @@ from ..pictures.workers import Decoders, Limits
 from ..preprocess import Pixels
 from ..records import BuildReport, FoundFile, Progress, Skipped, Source, Unlisted
 from ..store.lock import vouch
-from ..store.rows import Entry, Known, Refusal
+from ..store.rows import Entry, Known, Refusal, StoredModel
 from ..store.store import Store
 from ..store.survey import Survey
 from ..store.writer import Writer
 from . import nearest
-from .roots import Place, resolve
+from .roots import Place, parts, resolve
 
 COMMIT_IMAGES = 1000
 COMMIT_SECONDS = 5.0
@@ -118,15 +118,13 @@ class _Build:
             self._tidy()
         places, self.tally.warnings = resolve(self.store, paths, prune=self.options.prune)
         survey = Survey(self.store)
-        ids = self._root_ids(places)
-        for place in places:
-            self._compare(place, ids.get(place.root), survey)
+        self._compare_all(places, survey)
         if self.options.dry_run:
             self._count_only(survey)
         else:
             before = self.store.generation
             self._read_all(survey)
-            self._remove(survey, before)
+            self._remove(survey, before, places)
             self.tally.warnings += self._refresh()
             self.store.seal()
         return self._report()
@@ -139,17 +137,49 @@ class _Build:
 
     # -- comparing -------------------------------------------------------------------------------------------------
 
-    def _root_ids(self, places: Sequence[Place]) -> dict[bytes, int]:
+    def _compare_all(self, places: Sequence[Place], survey: Survey) -> None:
+        model = self.store.model()
+        ids = self._root_ids(places)
         for place in places:
-            if place.root not in self.store.roots() and not self.options.dry_run:
-                self.store.add_root(place.root)
+            self._compare(place, ids.get(place.root), self._known(place, ids, model), survey)
+
+    def _root_ids(self, places: Sequence[Place]) -> dict[bytes, int]:
+        """Every root's id; new ones get theirs, but for a dry run."""
+        known = self.store.roots()
+        new = dict.fromkeys(place.root for place in places if place.root not in known)
+        for place in places:
+            if place.root in new and place.full in known:
+                self._require_files(place, known[place.full])
+        if self.options.dry_run or not new:
+            return known
+        for root in new:
+            self.store.add_root(root)
         return self.store.roots()
 
-    def _compare(self, place: Place, root_id: int | None, survey: Survey) -> None:
-        """Sort the files below a place into those to read, those that are gone, and those that are as they were."""
-        model = self.store.model()
+    def _require_files(self, place: Place, root_id: int) -> None:
+        """Refuse an empty root before another takes it in: what is gone from a folder below a root may be forgotten."""
+        if self.options.prune or next(find(place.root, place.below), None) is not None:
+            return
+        lost = sum(1 for _ in self.store.known(root_id, b"", None, set()))
+        if lost:
+            raise UnsafeRemoval(_emptied(place.full, lost))
+
+    def _known(self, place: Place, ids: Mapping[bytes, int], model: StoredModel | None) -> Iterator[Known]:
+        """What the store knows at a place, ordered by path."""
         tried_with = {self.abilities, model.id.key} if model else {self.abilities}
-        known = self.store.known(root_id, place.below, model, tried_with) if root_id is not None else iter(())
+        if place.root in ids:
+            return self.store.known(ids[place.root], place.below, model, tried_with)
+        return (  # a dry run adds no root, so what a new one would take in is still where it was
+            known._replace(path=start + known.path)
+            for part, start in parts(place, ids)
+            for known in self.store.known(ids[part.root], part.below, model, tried_with)
+        )
+
+    def _compare(self, place: Place, root_id: int | None, known: Iterator[Known], survey: Survey) -> None:
+        """Sort the files below a place into those to read, those that are gone, and those that are as they were.
+
+        root_id: None for a root that a dry run does not add.
+        """
         found = find(place.root, place.below) if os.path.lexists(place.full) else iter(())
         seen = lost = 0
         unlisted: bytes | None = None
@@ -165,21 +195,18 @@ class _Build:
                 self._note_unlisted(file, place, root_id, old)
             elif file is not None:
                 seen += 1
-                self._note_found(file, old, root_id or 0, survey)
+                self._note_found(file, old, root_id, survey)
                 if seen % STRETCH == 0:
                     self.progress(Progress("scan", seen))
             elif old is not None and unlisted is not None and _is_below(old.path, unlisted):
                 self.tally.unchanged += old.image_id is not None
             elif old is not None:
                 lost += 1
-                survey.add_gone(root_id or 0, old.path, old.image_id)
+                survey.add_gone(root_id, old.path, old.image_id)
         if lost and not seen and not place.below and self.named and not self.options.prune:
-            raise UnsafeRemoval(
-                f"The folder {os.fsdecode(place.root)} is empty, but the catalog knows {lost:,} files in it; they are "
-                "kept. Mount its disk; or forget them with --prune."
-            )
+            raise UnsafeRemoval(_emptied(place.root, lost))
 
-    def _note_found(self, file: FoundFile, old: Known | None, root_id: int, survey: Survey) -> None:
+    def _note_found(self, file: FoundFile, old: Known | None, root_id: int | None, survey: Survey) -> None:
         if old is None or old[:4] != file or not old.current:
             survey.add_todo(root_id, file.path, file.stamp, old.image_id if old else None)
         elif old.image_id is not None:
@@ -232,7 +259,7 @@ class _Build:
         for source, image_id in survey.todo(roots):
             if image_id is not None:
                 older[source.full] = image_id
-            if settled(source.stamp) == UNSETTLED:
+            if settled(source.stamp) != source.stamp:
                 self.fresh.add(source.full)
             yield source
 
@@ -241,7 +268,7 @@ class _Build:
         if not self.fresh or source.full not in self.fresh:
             return source
         self.fresh.remove(source.full)
-        return source._replace(stamp=UNSETTLED)
+        return source._replace(stamp=source.stamp._replace(size=UNSETTLED.size))
 
     def _embed(self, batches: Iterable[Batch], older: dict[bytes, int], window: _Window) -> None:
         """Put batches through the model and into the commit window, as they come out of it."""
@@ -309,11 +336,12 @@ class _Build:
 
     # -- finishing -------------------------------------------------------------------------------------------------
 
-    def _remove(self, survey: Survey, before: int) -> None:
+    def _remove(self, survey: Survey, before: int, places: Sequence[Place]) -> None:
         """Forget what is gone, unless so much of a root is gone that it looks like an accident."""
+        roots = self.store.roots()
         since = self.store.finished  # a build that was cut off may have taken in what has moved
         moved = survey.moved_by_root(since)
-        for root, root_id in self.store.roots().items():
+        for root, root_id in roots.items():
             lost = survey.gone_by_root.get(root_id, 0) - moved.get(root_id, 0)
             images = self.store.images.count_in(root_id) - (moved.get(root_id, 0))
             if lost > SAFE_REMOVAL * images and not self.options.prune:
@@ -324,8 +352,11 @@ class _Build:
             self.tally.moved = survey.moved(since)
             self.tally.added -= survey.moved(before)
         self.tally.removed = gone - self.tally.moved
-        if gone or survey.gone_skips() or self.store.generation > since:
-            survey.finish()
+        left = []
+        if self.options.prune:
+            left = [roots[place.root] for place in places if not place.below and not os.path.lexists(place.root)]
+        if gone or left or survey.gone_skips() or self.store.generation > since:
+            survey.finish(left)
 
     def _refresh(self) -> list[str]:
         wish, optimize = self.options.neighbours, self.options.optimize
@@ -479,6 +510,13 @@ def _as_they_were(files: Sequence[FoundFile | Unlisted], olds: Sequence[Known]) 
 def _is_below(path: bytes, folder: bytes) -> bool:
     """Whether a path lies in a folder that could not be listed: b"" is the root, others end in a slash."""
     return path.startswith(folder) if folder.endswith(b"/") or not folder else path == folder
+
+
+def _emptied(folder: bytes, lost: int) -> str:
+    return (
+        f"The folder {os.fsdecode(folder)} is empty, but the catalog knows {lost:,} files in it; they are kept. "
+        "Mount its disk; or forget them with --prune."
+    )
 
 
 def _too_many_gone(root: bytes, lost: int, images: int) -> str:

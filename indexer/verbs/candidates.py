@@ -58,7 +58,7 @@ class Nodes:
     @classmethod
     def of(cls, store: Store, model: StoredModel, *, by_pixels: bool = True) -> Nodes:
         """Reads every vector; memory is that of the vectors. by_pixels: otherwise every content is a node."""
-        twins = {same[0]: same for same in store.fingerprints.same_pixels()} if by_pixels else {}
+        twins = {same[0]: same for same in store.fingerprints.same_pixels(model)} if by_pixels else {}
         others = frozenset(content for same in twins.values() for content in same[1:])
         contents, rows = store.vectors.by_digest(model, without=others)
         return cls(store, model, np.array(contents, np.int64), rows, twins)

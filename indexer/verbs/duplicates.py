@@ -7,6 +7,7 @@ read again, but for the undecided ones with `thorough`.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ from ..store.store import Store
 from .calibration import Thresholds, thresholds
 from .candidates import TOP, Candidates, Nodes, candidates
 from .judging import Judge, Judged
-from .keeping import DEFAULT, Keeping
+from .keeping import DEFAULT, Keeping, lacks
 from .plans import Plan, PlannedGroup, PlannedImage
 
 # how often groups are compared with one another; a handful was always enough
@@ -183,6 +184,7 @@ class _Search:
         self.links: dict[tuple[Node, Node], Link] = {}
         self.crowded: set[Node] = set()
         self.records: dict[Node, list[ImageRecord]] = {}
+        self.repeated = set() if self.across else self._repeated()
         self.judge = Judge(mirrors=options.mirrors, thorough=options.thorough)
 
     def run(self, folder: Path, started: float, against: str | None = None) -> DuplicatesReport:
@@ -192,9 +194,8 @@ class _Search:
             self._link_same()
         else:
             self.crowded = self._with_many_partners(found)
-        alone = set() if self.across else self._repeated()
-        self._read({node for pair in self.links for node in pair} | alone)
-        groups = [self._group(leader, members) for leader, members in self._grouped(alone).items()]
+        self._read({node for pair in self.links for node in pair} | self.repeated)
+        groups = [self._group(leader, members) for leader, members in self._grouped().items()]
         kept = [group for group, remembered in self._remembered(groups) if not remembered]
         store, model = self.sides[0]
         return DuplicatesReport(
@@ -260,7 +261,8 @@ class _Search:
         ours, theirs = self.nodes
         key: Literal["pixels", "sha256"] = "pixels" if self._wants("pixels") else "sha256"
         for left, right in _in_both(
-            ours.store.fingerprints.contents_by(key), theirs.store.fingerprints.contents_by(key)
+            ours.store.fingerprints.contents_by(key, ours.model),
+            theirs.store.fingerprints.contents_by(key, theirs.model),
         ):
             a, b = Node(0, ours.stands_for(left)), Node(1, theirs.stands_for(right))
             self.links[a, b] = self.links[b, a] = Link("pixels", "")
@@ -268,7 +270,7 @@ class _Search:
     def _repeated(self) -> set[Node]:
         """Pictures that several images show."""
         nodes = self.nodes[0]
-        several = {nodes.stands_for(content) for content in nodes.store.images.repeated()} | set(nodes.twins)
+        several = {nodes.stands_for(content) for content in nodes.store.images.repeated(nodes.model)} | set(nodes.twins)
         return {Node(0, content) for content in several}
 
     # -- grouping --------------------------------------------------------------------------------------------------
@@ -285,7 +287,7 @@ class _Search:
                 images = [records[image] for one in same for image in held.get(one, ())]
                 self.records[Node(side, content)] = sorted(images, key=self.keeping.key)
 
-    def _grouped(self, alone: set[Node]) -> dict[Node, list[Node]]:
+    def _grouped(self) -> dict[Node, list[Node]]:
         order = sorted(self.records, key=lambda node: self.keeping.key(self.records[node][0]))
         leaders = [node for node in order if node.side == int(self.across)]
         if self.across:
@@ -296,12 +298,13 @@ class _Search:
         weak = {
             (leader, member)
             for (leader, member), link in self.links.items()
-            if link.tier not in SURE and leader not in taken and member not in taken and member not in sure
+            if link.tier not in SURE and not taken.intersection((leader, member))
+            if member not in sure and member not in self.repeated
         }
         for leader, members in self._groups(leaders, weak).items():
             sure.setdefault(leader, []).extend(members)
         taken |= {member for members in sure.values() for member in members}
-        for node in alone - taken:
+        for node in self.repeated - taken:
             sure.setdefault(node, [])
         return sure
 
@@ -316,7 +319,7 @@ class _Search:
         return groups
 
     def _sure_links(self) -> set[tuple[Node, Node]]:
-        return {pair for pair, link in self.links.items() if link.tier in SURE}
+        return {pair for pair in self.links if self._is_sure(*pair)}
 
     def _joined(self, groups: dict[Node, list[Node]], order: Sequence[Node]) -> dict[Node, list[Node]]:
         """Groups of one picture made one: a picture nominates TOP partners only, so that many copies come as several.
@@ -348,8 +351,9 @@ class _Search:
         return groups
 
     def _is_sure(self, leader: Node, node: Node) -> bool:
+        """Whether one may lead the other. What would only be left alone leads the images that are just like it."""
         link = self.links.get((leader, node))
-        return link is not None and link.tier in SURE
+        return link is not None and link.tier in SURE and not (link.to_ask and node in self.repeated)
 
     def _groups(self, leaders: Sequence[Node], pairs: set[tuple[Node, Node]]) -> dict[Node, list[Node]]:
         linked: defaultdict[Node, list[Node]] = defaultdict(list)
@@ -365,12 +369,23 @@ class _Search:
         others = []
         for image, node in whole:
             link = self._link_of(image, node, leader)
-            action: Action = "remove" if link.tier in SURE and not link.to_ask else "leave"
-            others.append(DuplicateImage(image, scores[image.sha256], link.tier, action, link.why))
+            action, why = self._fate(image, keeper, link)
+            others.append(DuplicateImage(image, scores[image.sha256], link.tier, action, why))
         others.sort(key=lambda other: (TIERS.index(other.tier), -other.score, other.path))
         keep = DuplicateImage(keeper, 1.0, "exact", "keep", self._why_kept(keeper, [image for image, _ in whole]))
         images = [keeper, *(other.image for other in others)]
         return DuplicateGroup(hashlib.sha256(b"".join(_digests(images))).hexdigest()[:12], keep, tuple(others))
+
+    def _fate(self, image: ImageRecord, keeper: ImageRecord, link: Link) -> tuple[Action, str]:
+        """What to do with an image, and why. Nothing that the keeper lacks goes, whatever chose the keeper."""
+        if link.tier not in SURE or link.to_ask:
+            return "leave", link.why
+        if self.across and self.nodes[1].store.images.place_of(os.fsencode(image.path)):
+            return "leave", f"{link.why}; left, since the other catalog has this very file"
+        lacking = [] if link.tier == "exact" else lacks(keeper, image)
+        if lacking:
+            return "leave", f"{link.why}; left, since it has {' and '.join(lacking)}"
+        return "remove", link.why
 
     def _why_kept(self, keeper: ImageRecord, others: Sequence[ImageRecord]) -> str:
         return "the other catalog is only read" if self.across else self.keeping.why(keeper, others)

@@ -41,8 +41,12 @@ def embed_files(
     ):
         _write_header(file, shape)
         for places, pixels in batches:
-            rows = embedder.forward_tokens(pixels) if tokens else embedder.forward(pixels).vectors
-            usable = finite(rows)
+            if tokens:
+                rows = embedder.forward_tokens(pixels)
+                usable = finite(rows)
+            else:
+                embedded = embedder.forward(pixels)
+                rows, usable = embedded.vectors, embedded.usable
             skipped += _without_vector(paths, places, usable)
             rows = np.ascontiguousarray(rows[usable])
             file.write(rows.tobytes())

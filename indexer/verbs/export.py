@@ -53,6 +53,8 @@ def _rows(store: Store, model: StoredModel) -> Iterator[list[Row]]:
     for block in store.images.blocks(BLOCK):
         contents = [content for content, _ in block]
         _, found, rows = store.vectors.of(sorted(set(contents)), model)
+        if len(found) < len(set(contents)):
+            raise CatalogError("Some images have no vector of the present model yet. Finish it with: indexer build.")
         vectors = dict(zip(found.tolist(), unit(rows), strict=True))
         yield [(image, vectors[content]) for content, image in block]
 

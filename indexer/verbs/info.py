@@ -11,9 +11,20 @@ from ..records import CatalogInfo
 from ..store.store import Store
 from . import nearest
 
+TRIES = 5
+
 
 def info(store: Store, folder: Path) -> CatalogInfo:
     """Counts, the model, the neighbour index, and the size of every file."""
+    for _ in range(TRIES):
+        with store.snapshot():
+            found, name = _info(store, folder), store.neighbours
+        if found.neighbours.covered or store.neighbours == name:  # else a build has just put another in its place
+            break
+    return found
+
+
+def _info(store: Store, folder: Path) -> CatalogInfo:
     model = store.model()
     return CatalogInfo(
         catalog=str(folder),

@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ..errors import InvalidArgument
-from ..records import ImageRecord
+from ..records import HELD, ImageRecord
 
-# The largest; of those what a camera wrote, not what a messenger or an editor stripped; then what lost least.
-# The rest decides between files of the same bytes: no 'IMG (1).jpg', and the one that was there first.
-DEFAULT = "resolution,exif,format,bytes,name,oldest,shortest-path"
+# The largest; of those what has the most in it; what a camera wrote, not what a messenger or an editor stripped; then
+# what lost least. The rest decides between files of the same bytes: no 'IMG (1).jpg', and the one that was there first.
+DEFAULT = "resolution,complete,exif,format,bytes,name,oldest,shortest-path"
 
 # Lossless first. HEIC before JPEG: cameras write both, and only the JPEG is ever made from the other.
 # AVIF, WebP and GIF are what web sites and messengers make of a photograph.
@@ -26,6 +26,14 @@ _COPY_NAME = re.compile(
     r"\(\d+\)$|~\d+$|[ _-](copy|kopie|copie|copia)( ?\(?\d+\)?)?$|^(copy of|kopie von|copie de|copia de) |[ _-]edited$",
     re.IGNORECASE,
 )
+_HOLDS = {
+    "colour": "colour",
+    "alpha": "transparency",
+    "deep": "more than 8 bits",
+    "frames": "frames or pages after the first",
+}
+# two that both have them may differ in nothing else: pictures are compared over white, and their first frames only
+_NOT_COMPARED = {"alpha", "frames"}
 # properties that are named besides the one that decided
 _FURTHER = 2
 # In thousandths of a picture. Borders are seen a little differently in copies of one: a line or two are none, and steps
@@ -110,6 +118,26 @@ def _says_pixels(image: ImageRecord, other: ImageRecord) -> str:
     return f"{size} without a border" if _is_whole(image) else f"{size} with less of a border"
 
 
+def lacks(keep: ImageRecord, image: ImageRecord) -> list[str]:
+    """What might be lost with an image for which another is kept, in a person's words."""
+    both = _held(keep) - _NOT_COMPARED
+    return [_HOLDS[word] for word in HELD if word in _held(image) - both]
+
+
+def _held(image: ImageRecord) -> set[str]:
+    """Of most photographs that nobody has looked at, that they have colour is true."""
+    return {"colour"} if image.holds is None else set(image.holds.split())
+
+
+def _complete(image: ImageRecord) -> int:
+    """Frames do not count: an animation shows its first one in fewer colours than a picture of its own would."""
+    return -len(_held(image) - {"frames"})
+
+
+def _says_complete(image: ImageRecord, other: ImageRecord) -> str:
+    return " and ".join(_HOLDS[word] for word in HELD if word in _held(image) - _held(other))
+
+
 def _exif(image: ImageRecord) -> int:
     """0 for a file that says both when and with what it was taken."""
     return (image.taken is None) + (image.camera is None)
@@ -157,6 +185,7 @@ RULES = {
     rule.name: rule
     for rule in (
         Rule("resolution", lambda i: -_pixels(i), _says_pixels),
+        Rule("complete", _complete, _says_complete),
         Rule("exif", _exif, _says_exif),
         Rule("format", _format, _says_format),
         Rule("bytes", lambda i: -i.bytes, lambda i, _: f"{i.bytes:,} bytes"),

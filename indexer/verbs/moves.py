@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -23,10 +24,11 @@ def has_bytes(path: bytes, sha256: str) -> bool:
         return False
 
 
-def move(source: bytes, target: bytes, sha256: str) -> None:
+def move(source: bytes, target: bytes, sha256: str, status: os.stat_result) -> None:
     """Move a file to where none is, also to another file system. Both may be there for an instant, never neither.
 
-    Raises FileExistsError where there is something, OSError, and PictureError for a copy that came out wrong.
+    status: of the source when its bytes were read; what has come in its place since stays there.
+    Raises FileExistsError where there is something, OSError, and PictureError for other bytes.
     """
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
@@ -34,27 +36,47 @@ def move(source: bytes, target: bytes, sha256: str) -> None:
     except FileExistsError:
         raise
     except OSError:  # another file system, or one without hard links
-        _require_free(target)
         try:
-            os.rename(source, target)
+            rename(source, target)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
             copy(source, target, sha256)
+        else:
+            _require_moved(source, target, sha256)
+            return
     sync_folder(_folder(target))
-    if os.path.lexists(source):
-        try:
-            os.unlink(source)
-        except OSError:
-            os.unlink(target)
-            raise
-    sync_folder(_folder(source))
+    end_move(source, target, sha256, status)
 
 
-def copy(source: bytes, target: bytes, sha256: str, *, over: bool = False) -> None:
+def end_move(source: bytes, target: bytes, sha256: str, status: os.stat_result) -> None:
+    """What is left of a move when its file is at the target: that is proven, and the source goes.
+
+    Raises OSError, and PictureError where either is not what it should be; then the source stays.
+    """
+    proven = has_bytes(target, sha256)
+    try:
+        if proven and _is_still(source, status):
+            _unlink_moved(source, target, status)
+            return
+        linked = os.path.samestat(os.lstat(source), os.lstat(target))
+    except FileNotFoundError:
+        if proven and not os.path.lexists(source):
+            return  # another program took the source away: the target may be the last of it
+        raise
+    if linked:  # written to meanwhile, or another file when it was linked
+        os.unlink(target)
+        raise PictureError("it changed while it was moved")
+    where = os.fsdecode(target)
+    raise PictureError(
+        f"it changed while it was moved; what it was is at {where}" if proven else f"something else is at {where}"
+    )
+
+
+def copy(source: bytes, target: bytes, sha256: str, *, instead_of: os.stat_result | None = None) -> None:
     """Copy a file with its times and mode; it appears whole, and only with the bytes that it should have.
 
-    over: may take the place of what is there. Raises OSError, or PictureError for other bytes.
+    instead_of: see put(). Raises OSError, or PictureError for other bytes.
     """
 
     def fill(temporary: bytes) -> None:
@@ -65,24 +87,49 @@ def copy(source: bytes, target: bytes, sha256: str, *, over: bool = False) -> No
         shutil.copystat(source, temporary, follow_symlinks=False)
         if digest(temporary)[0] != sha256:
             raise PictureError("the copy came out with other bytes")
-        if not over:
-            _require_free(target)
 
-    put(fill, target)
+    put(fill, target, instead_of=instead_of)
 
 
-def put(make: Callable[[bytes], None], target: bytes) -> None:
-    """Make something under a name of its own beside a file, and let it take the file's place at once."""
+def put(make: Callable[[bytes], None], target: bytes, *, instead_of: os.stat_result | None) -> None:
+    """Make something under a name of its own beside a path, and let it appear there at once.
+
+    instead_of: the status of what it takes the place of. None: nothing may be there, see rename().
+    Raises PictureError where there is something else by then.
+    """
     # hidden, so that no build sees it; the same for a file each time, so that a killed run's is cleared away
     name = b".indexer-%s.tmp" % hashlib.sha256(os.path.basename(target)).hexdigest()[:16].encode()
     temporary = os.path.join(os.path.dirname(target), name)
     _remove(temporary)
     try:
         make(temporary)
-        os.replace(temporary, target)
+        if instead_of is None:
+            rename(temporary, target)
+        elif _is_still(target, instead_of):
+            os.replace(temporary, target)
+        else:
+            raise PictureError("it changed while it was looked at")
     finally:
         _remove(temporary)  # also what os.replace leaves of two links to one file
     sync_folder(_folder(target))
+
+
+def rename(source: bytes, target: bytes) -> None:
+    """Rename to where nothing is. Raises FileExistsError where there is something, OSError.
+
+    Linux looks and renames in one step on its own disks. Elsewhere (macOS, network file systems) these are two, and
+    what another program puts there in between is overwritten.
+    Source: renameat2(2).
+    """
+    number = _rename_at_once(source, target)
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        if os.path.lexists(target):
+            number = errno.EEXIST
+        else:
+            os.rename(source, target)
+            return
+    if number:
+        raise OSError(number, os.strerror(number), source, None, target)
 
 
 def entry_key(path: bytes) -> tuple[int, int, str]:
@@ -103,9 +150,43 @@ def same_entry(one: bytes, other: bytes) -> bool:
         return False
 
 
-def _require_free(path: bytes) -> None:
-    if os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+def _unlink_moved(source: bytes, target: bytes, status: os.stat_result) -> None:
+    """The source goes; where the system refuses that, the target does, since the file is at both."""
+    try:
+        os.unlink(source)
+    except OSError:
+        if _is_still(source, status):  # raises where the source is gone
+            os.unlink(target)
+        raise
+    sync_folder(_folder(source))
+
+
+def _require_moved(source: bytes, target: bytes, sha256: str) -> None:
+    """After a rename, which takes whatever is there: another file goes back. At the source is nothing of ours now."""
+    if not has_bytes(target, sha256):
+        rename(target, source)
+        raise PictureError("it changed while it was moved")
+    sync_folder(_folder(target))
+    sync_folder(_folder(source))
+
+
+def _rename_at_once(source: bytes, target: bytes) -> int:
+    """The error number of a rename that never overwrites, 0 where it was done, ENOSYS where there is none."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return errno.ENOSYS
+    here, no_replace = -100, 1  # AT_FDCWD, RENAME_NOREPLACE
+    failed = renameat2(here, ctypes.c_char_p(source), here, ctypes.c_char_p(target), ctypes.c_uint(no_replace))
+    return ctypes.get_errno() if failed else 0
+
+
+def _is_still(path: bytes, before: os.stat_result) -> bool:
+    """Whether the same file is there, not written since. Its ctime is left out: a new link to it changes that."""
+    now = os.lstat(path)
+    return all(
+        getattr(now, field) == getattr(before, field) for field in ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+    )
 
 
 def _remove(path: bytes) -> None:

@@ -201,7 +201,8 @@ class IndexFiles:
             return None
         which = (path, stamp, status.st_ino, status.st_mtime_ns, checked)
         if which != self._opened:
-            self._open, self._opened = open_index(path, stamp, checked=checked), which
+            self._open = open_index(path, stamp, checked=checked)
+            self._opened = which if self._open else ()  # the next time there may be memory, or a file to spare
         return self._open
 
     def is_whole(self, store: Store, model: StoredModel, asked: int) -> bool:

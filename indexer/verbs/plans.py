@@ -67,7 +67,7 @@ class Plan:
 
     def check(self) -> None:
         """Raises InvalidArgument for a plan that cannot be meant, whoever made it."""
-        seen: set[str] = set()
+        seen: dict[str, Action] = {}
         for group in self.groups:
             if group.having("remove") and not group.having("keep"):
                 raise InvalidArgument(
@@ -75,9 +75,9 @@ class Plan:
                     'Set the action of one of its images to "keep".'
                 )
             for image in group.images:
-                if image.path in seen:
+                if "remove" in (image.action, seen.get(image.path)) and image.path in seen:
                     raise InvalidArgument(f"The plan has {image.path} twice. Delete one of the two.")
-                seen.add(image.path)
+                seen[image.path] = image.action
 
 
 def write_plan(file: str | os.PathLike[str], plan: Plan) -> None:

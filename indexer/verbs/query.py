@@ -7,23 +7,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..embed.embedder import NO_VECTOR, Embedder
-from ..errors import CatalogError, InvalidArgument, PictureError
+from ..errors import CatalogError, InvalidArgument, PictureError, WrongModel
 from ..pictures.decode import MAX_PIXELS, to_rgb
 from ..pictures.scan import read_path
-from ..preprocess import Pixels
 from ..records import Match, QueryResult, Skipped
-from ..store.rows import StoredModel
+from ..store.rows import Passing, StoredModel
 from ..store.store import Store
-from ..store.vectors import as_stored
+from ..store.vectors import as_stored, have_direction
 from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
+_Asked: TypeAlias = "bytes | npt.NDArray[Any] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +54,50 @@ def query(
     """
     options.check()
     started = time.monotonic()
+    asked, skipped = _read(pictures)
     with store.snapshot():
         model = _model(store)
         passing = store.images.where(options.where, options.label)
-        vectors, skipped = _vectors(store, model, pictures, embedder, options.max_pixels)
-        search = Nearest(store, files, model)
-        contents = None if passing is None else passing.contents
-        images = None if passing is None else frozenset(passing.images.tolist())
-        usable = [(picture, row) for picture, row in zip(pictures, vectors, strict=True) if row is not None]
-        rows = np.array([row for _, row in usable], np.float32).reshape(len(usable), model.id.dim)
-        best = search.search(rows, options.k + (not options.include_self), contents)
-        matches = [
-            _matches(store, picture, dict(zip(ids, scores, strict=True)), options, images)
-            for (picture, _), ids, scores in zip(usable, best.ids.tolist(), best.scores.tolist(), strict=True)
-        ]
+        vectors = [_known(store, model, one) for one in asked]
+        new = [i for i, one in enumerate(asked) if one is not None and vectors[i] is None]
+        found = None if new else _answers(store, files, model, pictures, vectors, passing, options)
+    if found is None:  # a model takes a while, and a build that ends meanwhile cannot seal beside somebody who reads
+        for i, row in _embedded([(i, pictures[i], asked[i]) for i in new], embedder(), skipped, options.max_pixels):
+            if have_direction(row[None]).all():
+                vectors[i] = as_stored(row[None])[0]
+            else:
+                skipped.append(Skipped(_name(pictures[i]), NO_VECTOR))
+        with store.snapshot():
+            if _model(store).id != model.id:
+                raise WrongModel("The catalog went over to another model meanwhile. Ask again.")
+            passing = store.images.where(options.where, options.label)
+            found = _answers(store, files, _model(store), pictures, vectors, passing, options)
     share = (time.monotonic() - started) / max(len(pictures), 1)
-    results = [QueryResult(_name(usable[i][0]), found, share) for i, found in enumerate(matches)]
+    usable = [picture for picture, row in zip(pictures, vectors, strict=True) if row is not None]
+    results = [QueryResult(_name(picture), matches, share) for picture, matches in zip(usable, found, strict=True)]
     return results, skipped
+
+
+def _answers(
+    store: Store,
+    files: IndexFiles,
+    model: StoredModel,
+    pictures: Sequence[Any],
+    vectors: Sequence[Vectors | None],
+    passing: Passing | None,
+    options: QueryOptions,
+) -> list[tuple[Match, ...]]:
+    """What is near each picture that has a vector; for use within Store.snapshot()."""
+    search = Nearest(store, files, model)
+    contents = None if passing is None else passing.contents
+    images = None if passing is None else frozenset(passing.images.tolist())
+    usable = [(picture, row) for picture, row in zip(pictures, vectors, strict=True) if row is not None]
+    rows = np.array([row for _, row in usable], np.float32).reshape(len(usable), model.id.dim)
+    best = search.search(rows, options.k + (not options.include_self), contents)
+    return [
+        _matches(store, picture, dict(zip(ids, scores, strict=True)), options, images)
+        for (picture, _), ids, scores in zip(usable, best.ids.tolist(), best.scores.tolist(), strict=True)
+    ]
 
 
 def nearest(
@@ -119,68 +146,54 @@ def _matches(
     return tuple(Match(rank, score, image) for rank, (score, image) in enumerate(ranked[: options.k], 1))
 
 
-def _vectors(
-    store: Store, model: StoredModel, pictures: Sequence[Any], embedder: Callable[[], Embedder], max_pixels: int
-) -> tuple[list[Vectors | None], list[Skipped]]:
-    """A unit vector for every picture, None where there is none. Only contents that are new go through the model."""
-    found: list[Vectors | None] = [None] * len(pictures)
+def _read(pictures: Sequence[Any]) -> tuple[list[_Asked], list[Skipped]]:
+    """What to look up or to embed for each picture: its file's digest, an RGB array (H, W, 3), or a vector (dim,).
+
+    None where there is nothing; those come second.
+    """
+    asked: list[_Asked] = []
     skipped: list[Skipped] = []
-    files: list[int] = []
-    arrays: dict[int, Pixels] = {}
-    for i, picture in enumerate(pictures):
+    for picture in pictures:
         try:
-            known = _known_vector(store, model, picture)
+            asked.append(_read_one(picture))
         except PictureError as error:
+            asked.append(None)
             skipped.append(Skipped(_name(picture), error.reason))
-            continue
-        if known is None:
-            files.append(i)
-        elif known.ndim == 1:
-            found[i] = known
-        else:
-            arrays[i] = known
-    if files or arrays:
-        for i, row in _embedded([(i, pictures[i]) for i in files], arrays, embedder(), skipped, max_pixels):
-            if np.isfinite(row).all():
-                found[i] = as_stored(row[None])[0]
-            else:
-                skipped.append(Skipped(_name(pictures[i]), NO_VECTOR))
-    return found, skipped
+    return asked, skipped
+
+
+def _read_one(picture: Any) -> _Asked:
+    if isinstance(picture, np.ndarray):
+        return picture
+    if isinstance(picture, (str, os.PathLike)):
+        return read_path(os.fsencode(picture)).sha256
+    if hasattr(picture, "convert"):
+        return np.asarray(to_rgb(picture))
+    raise InvalidArgument(f"A {type(picture).__name__} is no picture. Give a path, a PIL image, an array or a vector.")
+
+
+def _known(store: Store, model: StoredModel, asked: _Asked) -> Vectors | None:
+    """The unit vector, (dim,), of what has one already."""
+    if isinstance(asked, bytes):
+        content = store.images.content_of(asked)
+        return None if content is None else store.vectors.of_content(content, model)
+    return _checked(asked, model.id.dim) if asked is not None and asked.ndim == 1 else None
 
 
 def _embedded(
-    files: Sequence[tuple[int, Any]],
-    arrays: dict[int, Pixels],
-    embedder: Embedder,
-    skipped: list[Skipped],
-    max_pixels: int,
+    new: Sequence[tuple[int, Any, _Asked]], embedder: Embedder, skipped: list[Skipped], max_pixels: int
 ) -> Iterator[tuple[int, Vectors]]:
     """Place and vector of each picture that can be used. Files are read again, so that few are in memory at once."""
     from .embed import stretches  # and the decoders, which a picture of the catalog does not need
 
+    arrays = {i: pixels for i, _, pixels in new if isinstance(pixels, np.ndarray)}
+    files = [(i, path) for i, path, _ in new if i not in arrays]
     if arrays:
         yield from zip(arrays, embedder.embed(list(arrays.values())), strict=True)
     with closing(stretches(embedder, [path for _, path in files], skipped, max_pixels)) as batches:
         for places, pixels in batches:
             vectors = embedder.forward(pixels).vectors
             yield from zip((files[place][0] for place in places), vectors, strict=True)
-
-
-def _known_vector(store: Store, model: StoredModel, picture: Any) -> npt.NDArray[Any] | None:
-    """The vector, (dim,), or else what is to be embedded: an RGB array (H, W, 3), or None for a file.
-
-    Raises PictureError for a file that is no picture.
-    """
-    if isinstance(picture, np.ndarray) and picture.ndim == 1:
-        return _checked(picture, model.id.dim)
-    if isinstance(picture, np.ndarray):
-        return picture
-    if isinstance(picture, (str, os.PathLike)):
-        known = store.images.content_of(read_path(os.fsencode(picture)).sha256)
-        return store.vectors.of_content(known, model) if known is not None else None
-    if hasattr(picture, "convert"):
-        return np.asarray(to_rgb(picture))
-    raise InvalidArgument(f"A {type(picture).__name__} is no picture. Give a path, a PIL image, an array or a vector.")
 
 
 def _checked(vector: npt.NDArray[Any], dim: int) -> Vectors:
@@ -191,7 +204,7 @@ def _checked(vector: npt.NDArray[Any], dim: int) -> Vectors:
 
 
 def _unit(vectors: npt.NDArray[Any]) -> Vectors:
-    if not np.isfinite(vectors).all() or not np.any(vectors, axis=1).all():
+    if not have_direction(vectors).all():
         raise InvalidArgument("A vector that is zero or not finite has no direction. Give another.")
     whole = np.asarray(vectors, np.float64)  # whose squares neither overflow nor vanish
     unit: Vectors = (whole / np.linalg.norm(whole, axis=1, keepdims=True)).astype(np.float32)

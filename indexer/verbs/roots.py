@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import InvalidArgument, UnsafeRemoval
@@ -24,7 +24,9 @@ class Place:
 
 
 def resolve(store: Store, paths: Sequence[str | os.PathLike[str]], *, prune: bool) -> tuple[list[Place], list[str]]:
-    """Places for some paths, or every root without any; none lies in another. Second come warnings.
+    """Places for some paths, or every root without any. Second come warnings.
+
+    No place lies in another, and where a path was given none of their roots does: so no file comes twice.
 
     Raises InvalidArgument for a path that is not there, UnsafeRemoval for a known root that is not.
     """
@@ -34,7 +36,21 @@ def resolve(store: Store, paths: Sequence[str | os.PathLike[str]], *, prune: boo
             raise InvalidArgument("This catalog has no folders yet. Name one: indexer build FOLDER.")
         there = [Place(root, b"") for root in roots if os.path.lexists(root)]
         return there, [_missing(root) for root in roots if not os.path.lexists(root)]
-    return _outermost([_place(_full(path), roots, prune) for path in paths]), []
+    known = frozenset(roots)
+    places = _disjoint([_place(_full(path), known, prune) for path in paths])
+    of_files = {place.root for place in places if place.below} - known
+    return places, [_of_files(min(of_files), len(of_files))] if of_files else []
+
+
+def parts(place: Place, roots: Iterable[bytes]) -> list[tuple[Place, bytes]]:
+    """What known roots hold of a place below a new one, in the order of its paths: where, and how these begin."""
+    found = []
+    for root in sorted(roots, key=_slashed):
+        if _lies_in(root, place.full):
+            found.append((Place(root, b""), _below(place.root, root) + b"/"))
+        elif _lies_in(place.full, root):
+            found.append((Place(root, _below(root, place.full)), _below(place.root, root) + b"/"))
+    return found
 
 
 def _full(path: str | os.PathLike[str]) -> bytes:
@@ -43,13 +59,13 @@ def _full(path: str | os.PathLike[str]) -> bytes:
     return os.path.abspath(os.fsencode(path))
 
 
-def _place(full: bytes, roots: Sequence[bytes], prune: bool) -> Place:
+def _place(full: bytes, roots: frozenset[bytes], prune: bool) -> Place:
     there = os.path.lexists(full)
-    for root in roots:
-        if full == root or full.startswith(root.rstrip(b"/") + b"/"):
-            if full == root and not there and not prune:
-                raise UnsafeRemoval(_missing(root))
-            return Place(root, full[len(root.rstrip(b"/")) + 1 :])
+    around = [folder for folder in _upwards(full) if folder in roots]
+    if around:
+        if full in roots and not there and not prune:
+            raise UnsafeRemoval(_missing(full))
+        return Place(around[-1], _below(around[-1], full))
     if not there:
         raise InvalidArgument(f"There is no file or folder {os.fsdecode(full)}. Check the spelling.")
     if os.path.isdir(full):
@@ -57,12 +73,53 @@ def _place(full: bytes, roots: Sequence[bytes], prune: bool) -> Place:
     return Place(os.path.dirname(full), os.path.basename(full))
 
 
-def _outermost(places: Sequence[Place]) -> list[Place]:
-    kept: list[Place] = []
-    for place in sorted(set(places), key=lambda p: p.full):
-        if not any(place.full == k.full or place.full.startswith(k.full.rstrip(b"/") + b"/") for k in kept):
-            kept.append(place)
-    return kept
+def _disjoint(places: Sequence[Place]) -> list[Place]:
+    """The same, without those that lie in others; and what lies in the root of another is put below that."""
+    roots = {place.full: place.root for place in places}
+    outer = _outermost(roots.values())
+    kept = [full for full, around in _outermost(roots).items() if full == around]
+    return [Place(outer[roots[full]], _below(outer[roots[full]], full)) for full in kept]
+
+
+def _outermost(paths: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Path -> the outermost of them that it lies in, which may be itself."""
+    found: dict[bytes, bytes] = {}
+    around: bytes | None = None
+    for path in sorted(set(paths), key=_slashed):  # so that what lies in a folder comes right after it
+        if around is None or not _lies_in(path, around):
+            around = path
+        found[path] = around
+    return found
+
+
+def _upwards(path: bytes) -> Iterator[bytes]:
+    """A path and every folder that it lies in, the nearest first."""
+    yield path
+    while (above := os.path.dirname(path)) != path:
+        yield above
+        path = above
+
+
+def _lies_in(path: bytes, folder: bytes) -> bool:
+    """Whether it is this folder, or in it."""
+    return _slashed(path).startswith(_slashed(folder))
+
+
+def _slashed(path: bytes) -> bytes:
+    return path.rstrip(b"/") + b"/"
+
+
+def _below(folder: bytes, path: bytes) -> bytes:
+    """The path from a folder on."""
+    return path[len(_slashed(folder)) :]
+
+
+def _of_files(folder: bytes, count: int) -> str:
+    more = f" and {count - 1:,} other {'folder' if count == 2 else 'folders'}" if count > 1 else ""
+    return (
+        "The catalog knows folders, not single files: a build without a path takes in everything in "
+        f"{os.fsdecode(folder)}{more}. To go on with these files alone, name them each time."
+    )
 
 
 def _missing(root: bytes) -> str:

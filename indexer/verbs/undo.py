@@ -46,10 +46,10 @@ def _each(file: Path, uuid: str) -> Iterator[Applied]:
 def _put_back(entry: Entry, trash: Trash) -> str:
     """Returns a remark. Raises PictureError or OSError with the reason why it stays as it is."""
     source, keeper = os.fsencode(entry.source), os.fsencode(entry.keeper)
-    if _is_link(entry, source, keeper):
+    if link := _link(entry, source, keeper):
         if not has_bytes(keeper, entry.sha256):
             raise PictureError(f"{entry.keeper}, which it links to, is gone or has changed")
-        copy(keeper, source, entry.sha256, over=True)
+        copy(keeper, source, entry.sha256, instead_of=link)
         os.chmod(source, entry.mode)
         os.utime(source, ns=(entry.mtime_ns, entry.mtime_ns))
         return ""
@@ -58,14 +58,15 @@ def _put_back(entry: Entry, trash: Trash) -> str:
     if os.path.lexists(source):
         raise PictureError("there is something else now")
     if entry.method == "move":
-        if not has_bytes(os.fsencode(entry.target), entry.sha256):
+        moved = os.fsencode(entry.target)
+        if not has_bytes(moved, entry.sha256):
             raise PictureError(f"{entry.target} is gone or has changed")
-        move(os.fsencode(entry.target), source, entry.sha256)
+        move(moved, source, entry.sha256, os.lstat(moved))
     elif entry.method == "trash":
         trashed = trash.find(source, entry.sha256)
         if trashed is None:
             raise PictureError("it was not found in the trash; look there and restore it by hand")
-        move(trashed.file, source, entry.sha256)
+        move(trashed.file, source, entry.sha256, os.lstat(trashed.file))
         os.unlink(trashed.note)
     elif entry.method == "delete":
         raise PictureError("it was deleted, which cannot be undone")
@@ -74,11 +75,14 @@ def _put_back(entry: Entry, trash: Trash) -> str:
     return ""
 
 
-def _is_link(entry: Entry, source: bytes, keeper: bytes) -> bool:
-    """Whether a file is still the link that was put in its place."""
-    if entry.method == "symlink":
-        return os.path.islink(source) and os.readlink(source) == os.fsencode(entry.target)
+def _link(entry: Entry, source: bytes, keeper: bytes) -> os.stat_result | None:
+    """The link that was put in a file's place, if it is still there."""
     try:
-        return entry.method == "hardlink" and os.path.samestat(os.lstat(source), os.lstat(keeper))
+        now = os.lstat(source)
+        if entry.method == "symlink":
+            there = os.path.islink(source) and os.readlink(source) == os.fsencode(entry.target)
+        else:
+            there = entry.method == "hardlink" and os.path.samestat(now, os.lstat(keeper))
     except FileNotFoundError:
-        return False
+        return None
+    return now if there else None

@@ -53,9 +53,8 @@ class UndoLog:
         self.file = file
         if not file.exists() or not file.stat().st_size:
             replace_file(file, _line({"indexer_undo": VERSION, "uuid": uuid}))
-        header, self.entries = read(file)
-        if header != uuid:
-            raise InvalidArgument(f"{file} is the undo log of another catalog. Choose another file for the log.")
+        self.entries = read_own(file, uuid)
+        self._last = max(self.entries, default=0)
         with changing(file):
             self._handle = os.open(file, os.O_RDWR | os.O_APPEND)
             if os.pread(self._handle, 1, os.fstat(self._handle).st_size - 1) != b"\n":
@@ -73,11 +72,11 @@ class UndoLog:
         self, method: ApplyAction, source: bytes, target: bytes, keeper: bytes, sha256: str, status: os.stat_result
     ) -> Entry:
         """Say what comes next. What is said lasts when this returns."""
-        number = max(self.entries, default=0) + 1
+        self._last += 1
         names = os.fsdecode(source), os.fsdecode(target), os.fsdecode(keeper)
-        entry = Entry(number, method, *names, sha256, status.st_mtime_ns, status.st_mode & 0o7777)
+        entry = Entry(self._last, method, *names, sha256, status.st_mtime_ns, status.st_mode & 0o7777)
         self._append(asdict(entry))
-        self.entries[number] = entry
+        self.entries[entry.number] = entry
         return entry
 
     def became(self, entry: Entry, state: State) -> None:
@@ -91,6 +90,19 @@ class UndoLog:
             if os.write(self._handle, line) < len(line):
                 raise OSError("no space left")
             os.fsync(self._handle)
+
+
+def read_own(file: Path, uuid: str) -> dict[int, Entry]:
+    """The actions in a catalog's log; none while there is no file.
+
+    Raises InvalidArgument for a file that is something else, WrongFormat for one of a newer indexer.
+    """
+    if not file.exists() or not file.stat().st_size:
+        return {}
+    header, entries = read(file)
+    if header != uuid:
+        raise InvalidArgument(f"{file} is the undo log of another catalog. Choose another file for the log.")
+    return entries
 
 
 def read(file: Path) -> tuple[str, dict[int, Entry]]:

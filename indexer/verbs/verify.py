@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import CatalogError
+from ..errors import CatalogError, CatalogLocked
 from ..files import changing
 from ..neighbours.stamp import is_sound, path_of, read_stamp
 from ..records import BuildReport, VerifyReport
@@ -18,14 +18,17 @@ from ..store.store import FILE, Store
 
 SHOWN = 20
 GONE = f"{FILE} is missing"
-UNSEALED = "The last build has not come to its end, so the file as a whole has no checksum: run indexer build."
+UNSEALED = (
+    "The last build has not come to its end, or somebody was reading as it did, so the file as a whole has no "
+    "checksum: run indexer build."
+)
 
 
 def verify(folder: Path) -> VerifyReport:
     """Check the catalog of a folder without changing it.
 
     Every page of catalog.sqlite against the seal, SQLite's own check, the checksum of every row, the model ids, and
-    the neighbour file against its stamp.
+    the neighbour file against its stamp. Raises CatalogLocked where another process keeps it from being read.
     """
     return _checked(folder, _harmed_index(folder))
 
@@ -70,10 +73,17 @@ def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyRe
 def _check_pages(folder: Path) -> Iterator[str]:
     database = folder / FILE
     try:
-        sealed = seal.read(database)
+        yield from _compare_pages(database)
     except ValueError as error:
         yield f"{seal.FILE}: {error}"
-        return
+    except PermissionError as error:
+        raise CatalogError(f"{error.filename} cannot be read ({error.strerror}). Check the permissions.") from error
+    except OSError as error:
+        yield f"{FILE}: cannot be read ({error.strerror})"
+
+
+def _compare_pages(database: Path) -> Iterator[str]:
+    sealed = seal.read(database)
     if sealed is None:
         return
     if not database.exists():
@@ -87,6 +97,8 @@ def _check_pages(folder: Path) -> Iterator[str]:
 def _check_rows(folder: Path) -> Iterator[str]:
     try:
         store = Store.open(folder, readonly=True)
+    except CatalogLocked:  # which says nothing of what is stored
+        raise
     except CatalogError as error:
         yield f"{FILE}: {error}"
         return
@@ -96,6 +108,8 @@ def _check_rows(folder: Path) -> Iterator[str]:
                 yield f"{FILE}: there are more problems"
                 return
             yield f"{FILE}: {problem}"
+    except CatalogLocked:
+        raise
     except Exception as error:  # a damaged row may hold anything, and what it holds may raise anything
         yield f"{FILE}: cannot be read to its end ({error})"
     finally:
@@ -107,6 +121,8 @@ def _harmed_index(folder: Path) -> Path | None:
     try:
         with closing(Store.open(folder, readonly=True)) as store:
             path = path_of(folder, store.neighbours)
+    except CatalogLocked:
+        raise
     except CatalogError:
         return None
     stamp = read_stamp(path)

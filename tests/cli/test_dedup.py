@@ -76,6 +76,9 @@ def test_a_plan_a_page_and_what_apply_says(run: Run, folder: Path, tmp_path: Pat
     assert dry.out.startswith(f"would\tdelete\t{folder / 'small.jpg'}\tdry run")
     assert "nothing was changed" in dry.err
     assert (folder / "small.jpg").exists()
+    (step,) = lines(run("apply", "plan.json", "--action", "delete", "--json").out)
+    assert step.pop("why").startswith("dry run: ")
+    assert step == {"path": str(folder / "small.jpg"), "action": "delete", "done": False}
 
     done = run("apply", "plan.json", "--action", "move", "--to", tmp_path / "moved", "--yes", "--json")
     (step,) = lines(done.out)

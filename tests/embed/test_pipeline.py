@@ -225,3 +225,14 @@ def test_all_gpus_give_the_vectors_of_one(fitted: Pixels) -> None:
     results = list(several.stream(batches_of(fitted, *[2] * 9)))
     vectors = np.concatenate([embedded.vectors for embedded in results if embedded is not None])
     assert cosines(vectors, one.forward(fitted[:18]).vectors).min() > 0.999
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_whichever_gpu_is_the_current_one(fitted: Pixels) -> None:
+    """Every thread has a current one of its own, and another embedder may have been loaded since."""
+    embedder = load(device="cuda:1", precision="bf16")
+    with torch.cuda.device(0):
+        results = list(embedder.stream(batches_of(fitted, 4, 4, 4, 3)))
+    vectors = np.concatenate([embedded.vectors for embedded in results if embedded is not None])
+    assert cosines(vectors, load().forward(fitted[:15]).vectors).min() > 0.999

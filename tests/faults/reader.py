@@ -1,14 +1,16 @@
 """Readers of a catalog that is being built: threads that query, and say what they saw that no build ever committed.
 
-    python -m tests.faults.reader CATALOG FACTS THREADS SECONDS
+    python -m tests.faults.reader CATALOG FACTS THREADS SECONDS [unwritable]
 
 FACTS is a JSON file: SHA-256 -> [pair, version, vector]. Pictures come and go in pairs, both of one version. Prints one
-line of JSON: {"queries", "states", "problems"}.
+line of JSON: {"queries", "states", "refused", "problems"}. unwritable: as somebody who may not write to the folder, and
+so is told now and then to try again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer import Catalog, Match
+from indexer import Catalog, CatalogLocked, Match
 
 Fact = tuple[int, int, list[float]]
 Facts = dict[str, Fact]
@@ -57,15 +59,19 @@ class Reader(threading.Thread):
         self.rng = np.random.default_rng(number)
         self.until = until
         self.queries = 0
+        self.refused = 0
         self.states: set[frozenset[str]] = set()
         self.problems: list[str] = []
 
     def run(self) -> None:
         try:
             while time.monotonic() < self.until and not self.problems:
-                with Catalog.open(self.catalog, readonly=True) as catalog:
-                    for _ in range(int(self.rng.integers(1, 8))):
-                        self.ask(catalog)
+                try:
+                    with Catalog.open(self.catalog, readonly=True) as catalog:
+                        for _ in range(int(self.rng.integers(1, 8))):
+                            self.ask(catalog)
+                except CatalogLocked:
+                    self.refused += 1
         except Exception as error:
             self.problems.append(f"{type(error).__name__}: {error}")
 
@@ -85,7 +91,14 @@ class Reader(threading.Thread):
 
 
 def main() -> None:
-    catalog, facts, threads, seconds = sys.argv[1:]
+    catalog, facts, threads, seconds, *how = sys.argv[1:]
+    if how == ["unwritable"]:
+        real = os.access
+
+        def access(path: Any, mode: int) -> bool:
+            return mode != os.W_OK and real(path, mode)
+
+        os.access = access  # type: ignore[assignment]
     known: Facts = json.loads(Path(facts).read_text())
     until = time.monotonic() + float(seconds)
     readers = [Reader(catalog, known, number, until) for number in range(int(threads))]
@@ -96,6 +109,7 @@ def main() -> None:
     report = {
         "queries": sum(reader.queries for reader in readers),
         "states": len(frozenset[frozenset[str]]().union(*(reader.states for reader in readers))),
+        "refused": sum(reader.refused for reader in readers),
         "problems": [problem for reader in readers for problem in reader.problems][:10],
     }
     sys.stdout.write(json.dumps(report) + "\n")

@@ -92,7 +92,9 @@ def assert_true(catalog: Catalog) -> None:
 # -- clocks that are off -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("moment", [-SECOND, 0, 4_000_000_000 * SECOND])
+@pytest.mark.parametrize(
+    "moment", [-SECOND, 0, 4_000_000_000 * SECOND, 10_413_792_000 * SECOND, -11_676_096_000 * SECOND]
+)
 def test_a_time_from_the_past_or_the_future_is_a_time(
     catalog: Catalog, pictures: Path, later: Callable[[float], None], was_read: list[str], moment: int
 ) -> None:

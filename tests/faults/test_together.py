@@ -7,11 +7,13 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from indexer import Catalog, CatalogError, CatalogLocked
 from indexer.cli.common import SOME_SKIPPED
 from indexer.files import network_file_system
 from indexer.halves import unit
-from indexer.store import handles, lock
+from indexer.store import connection, handles, lock
 from indexer.store.connection import has_log
 from indexer.store.lock import building
 from indexer.store.vectors import as_stored
@@ -65,6 +67,7 @@ def folder(scene: Scene, tmp_path: Path) -> Path:
 
 def test_a_second_build_says_at_once_who_holds_the_catalog(scene: Scene, folder: Path, tmp_path: Path) -> None:
     with building(folder, wait=False):
+        since = json.loads((folder / lock.FILE).read_bytes())["since"]
         process = start_build(Plan(str(tmp_path / "log")), scene, folder)
         wait_until_ready(process)
         started = time.monotonic()
@@ -72,8 +75,9 @@ def test_a_second_build_says_at_once_who_holds_the_catalog(scene: Scene, folder:
         assert time.monotonic() - started < 1
     assert process.returncode == 1
     assert err.count("\n") == 1
-    for word in (str(folder), f"process {os.getpid()}", socket.gethostname(), time.strftime("%Y-%m-%d"), "--wait"):
+    for word in (str(folder), f"process {os.getpid()}", socket.gethostname(), since, "--wait"):
         assert word in err
+    assert abs(time.time() - time.mktime(time.strptime(since, "%Y-%m-%d %H:%M:%S"))) < 120
     rebuild(folder, scene.pictures)
     assert State.of(folder) == scene.after
 
@@ -105,6 +109,26 @@ def test_the_lock_of_a_killed_build_is_free_at_once(scene: Scene, folder: Path, 
         assert json.loads((folder / lock.FILE).read_bytes())["pid"] == os.getpid()
     rebuild(folder, scene.pictures)
     assert State.of(folder) == scene.after
+
+
+def test_the_holder_is_named_also_while_it_notes_what_it_has_checked(folder: Path) -> None:
+    stop = threading.Event()
+
+    def note() -> None:
+        while not stop.is_set():
+            lock.vouch(folder)
+
+    with building(folder, wait=False):
+        noting = threading.Thread(target=note)
+        noting.start()
+        try:
+            for _ in range(300):
+                with pytest.raises(CatalogLocked, match=f"process {os.getpid()}"), building(folder, wait=False):
+                    pass
+        finally:
+            stop.set()
+            noting.join()
+        assert lock.vouched(folder)
 
 
 def test_two_first_builds_at_the_same_time(old_files: None, tmp_path: Path) -> None:
@@ -233,11 +257,11 @@ class Builder:
         self.builds += 1
 
 
-def read_while_building(folder: Path, seconds: float, processes: int, threads: int) -> dict[str, int]:
+def read_while_building(folder: Path, seconds: float, processes: int, threads: int, *how: str) -> dict[str, int]:
     builder = Builder(folder)
     facts = folder / "facts.json"
     facts.write_text(json.dumps(builder.facts))
-    words = [str(builder.catalog), str(facts), str(threads), str(seconds)]
+    words = [str(builder.catalog), str(facts), str(threads), str(seconds), *how]
     readers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.faults.reader", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -271,6 +295,7 @@ def read_while_building(folder: Path, seconds: float, processes: int, threads: i
         "builds": builder.builds,
         "verified": verified,
         "queries": sum(report["queries"] for report in reports),
+        "refused": sum(report["refused"] for report in reports),
         "states": max(report["states"] for report in reports),
     }
 
@@ -310,6 +335,15 @@ def test_readers_see_whole_states(tmp_path: Path) -> None:
     assert seen["states"] > 1, seen
     assert seen["queries"] > 40, seen
     assert seen["verified"] > 3, seen
+    assert seen["refused"] == 0
+
+
+@pytest.mark.usefixtures("whole_commits")
+def test_readers_who_may_not_write_see_whole_states(tmp_path: Path) -> None:
+    seen = read_while_building(tmp_path, 5, 2, 3, "unwritable")
+    assert seen["builds"] > 2, seen
+    assert seen["states"] > 1, seen
+    assert seen["queries"] > 20, seen
 
 
 @pytest.mark.slow
@@ -364,6 +398,63 @@ def test_where_nothing_may_be_written_queries_work(scene: Scene, folder: Path, m
         assert catalog.query(Image.new("RGB", (9, 9), "red"), k=3)
         assert catalog.info().images == 41
     assert listing(folder) == before
+
+
+@pytest.fixture
+def unwritable(scene: Scene, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Catalog]:
+    """A catalog of somebody who may not write to its folder, where SQLite then has no log and no locks."""
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+    with Catalog.open(folder, readonly=True, loader=lambda _: FakeEmbedder()) as catalog:
+        yield catalog
+
+
+def test_who_may_not_write_sees_what_was_built_since(scene: Scene, unwritable: Catalog) -> None:
+    vector = np.ones(48, np.float32)
+    seen = {len(unwritable), len(unwritable.query(vector, k=100))}
+    assert rebuild(unwritable.folder, scene.pictures).added
+    assert len(unwritable) not in seen
+    assert len(unwritable.query(vector, k=100)) == len(unwritable) == len(list(unwritable)) == unwritable.info().images
+    with Catalog.open(unwritable.folder, readonly=True) as another:
+        assert len(another) == len(unwritable)
+
+
+def test_who_may_not_write_never_takes_two_states_for_one(scene: Scene, unwritable: Catalog) -> None:
+    store = unwritable._store
+    with pytest.raises(CatalogLocked, match="Try again"), store.snapshot():
+        assert store.count("images") == 41
+        rebuild(unwritable.folder, scene.pictures)
+        store.count("images")
+    now = len(unwritable)
+    assert now == len(unwritable.query(np.ones(48, np.float32), k=100))
+
+
+def test_who_may_not_write_is_told_so_half_way(
+    scene: Scene, unwritable: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.store.image_rows.IN_ONE_STATEMENT", 2)
+    images = iter(unwritable)
+    next(images)
+    rebuild(unwritable.folder, scene.pictures)
+    assert len(unwritable) > 41
+    with pytest.raises(CatalogLocked, match="Try again"):
+        list(images)
+
+
+def test_a_file_that_is_locked_is_not_taken_for_one_on_a_full_disk(
+    scene: Scene, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.1)
+    with closing(sqlite3.connect(folder / "catalog.sqlite", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CatalogLocked, match="busy"):
+            Catalog.open(folder, readonly=True)
+        with pytest.raises(CatalogLocked, match="busy"):  # which is no damage that a repair could mend
+            Catalog.verify(folder)
+        other.execute("ROLLBACK")
+    with Catalog.open(folder, readonly=True) as catalog:
+        check_answers(catalog)
 
 
 @pytest.fixture

@@ -51,15 +51,15 @@ def test_it_answers(old: Path, tmp_path: Path) -> None:
 
 
 def test_its_index_is_used_or_made_anew(old: Path, tmp_path: Path) -> None:
-    """Of the present format it is used; an older one belongs to the indexer that wrote it."""
+    """That of format 1 belongs to the indexer that wrote it."""
     (before,) = old.glob("neighbours-*")
     with Catalog.open(old, loader=lambda _: FakeEmbedder(), readonly=True) as catalog:
-        assert catalog.info().neighbours.covered == (5 if old.name == f"v{FORMAT}" else 0)
+        assert catalog.info().neighbours.covered == (0 if old.name == "v1" else 5)
     with Catalog.open(old, loader=lambda _: FakeEmbedder()) as catalog:
         catalog.build([save_picture(tmp_path / "new" / "0.png", 0)])
         assert catalog.info().neighbours.covered == 5
     (after,) = old.glob("neighbours-*")
-    assert (after == before) is (old.name == f"v{FORMAT}")
+    assert (after == before) is (old.name != "v1")
 
 
 def test_its_vectors_are_bit_for_bit_what_they_were(old: Path, tmp_path: Path) -> None:
@@ -140,3 +140,43 @@ def test_a_migration_that_fails_changes_nothing(old: Path, monkeypatch: pytest.M
     with Catalog.open(old, loader=lambda _: FakeEmbedder(), readonly=True) as catalog:
         assert len(catalog) == 6
         assert catalog["/home/somebody/pictures/0.png"].labels
+
+
+@pytest.mark.parametrize("old", FORMATS[:-1], indirect=True, ids=lambda path: path.name)
+def test_a_copy_before_a_migration_is_of_the_old_format_and_stays(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another process brings the catalog to the present format at the same moment."""
+    number = int(old.name[1:])
+    kept = old / f"catalog.format-{number}.sqlite"
+    kept.write_bytes(b"of another day")
+    real, others = vars(connection.Connection)["format"].fget, [Store]
+
+    def late(opened: Store) -> int:
+        found = int(real(opened))
+        if others:
+            others.pop().open(old).close()
+        return found
+
+    monkeypatch.setattr(connection.Connection, "format", property(late))
+    Store.open(old).close()
+    assert not others
+    assert kept.read_bytes() == b"of another day"
+    (copy,) = set(old.glob("catalog.format-*")) - {kept}
+    conn = sqlite3.connect(copy)
+    assert conn.execute("PRAGMA user_version").fetchone() == (number,)
+    assert conn.execute("SELECT count(*) FROM images").fetchone() == (6,)
+    conn.close()
+
+
+def test_a_migration_that_fails_again_and_again_copies_once(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Migrations("indexer")
+
+    @steps()
+    def m999_broken(db: Database) -> None:
+        raise RuntimeError("half-way")
+
+    monkeypatch.setattr(migrations, "migrations", steps)
+    monkeypatch.setattr(connection, "FORMAT", FORMAT + 1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="half-way"):
+            Store.open(old)
+    assert [path.name for path in old.glob("catalog.format-*")] == [f"catalog.format-{old.name[1:]}.sqlite"]

@@ -442,6 +442,12 @@ def test_a_structure_that_faiss_refuses(tmp_path: Path, clustered: np.ndarray, k
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["IVF0,Flat", "HNSW0", "HNSW1"])
+def test_a_structure_that_would_find_nothing_or_end_the_process(kind: str) -> None:
+    with pytest.raises(InvalidArgument, match="finds nothing"):
+        make(kind, DIM)
+
+
 def test_more_lists_than_vectors_are_refused(tmp_path: Path, rows: np.ndarray) -> None:
     with pytest.raises((InvalidArgument, CatalogError)):
         write(tmp_path, rows, "IVF1024,Flat")

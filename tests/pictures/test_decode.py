@@ -585,3 +585,59 @@ def png(rows: bytes, *, width: int, height: int, bits: int, colour_type: int) ->
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     packed = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+# -- what the RGB picture does not show --------------------------------------------------------------------------------
+
+
+def held(data: bytes) -> str | None:
+    return decode(data).info.holds
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_ordinary_picture_holds_nothing_more(name: str) -> None:
+    """An MPO neither: telephones put a preview, or a map of brightness, behind every photograph."""
+    assert held(EVERY_FORMAT[name]) == ""
+
+
+@pytest.mark.parametrize("name", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+def test_frames_and_pages_after_the_first(name: str) -> None:
+    pages = [Image.new("RGB", (32, 16), colour) for colour in (RED, BLUE)]
+    assert held(encode(quarters(), name, save_all=True, append_images=pages)) == "frames"
+
+
+def test_frames_that_are_damaged_are_frames() -> None:
+    whole = encode(quarters(), "GIF", save_all=True, append_images=[quarters().rotate(180)])
+    assert held(whole[:-10]) == "frames"
+
+
+def test_what_lets_through_what_lies_behind() -> None:
+    opaque = quarters().convert("RGBA")
+    clear = opaque.copy()
+    clear.putpixel((0, 0), (255, 0, 0, 254))
+    assert held(encode(opaque, "PNG")) == ""
+    assert held(encode(clear, "PNG")) == "alpha"
+    palette = quarters().convert("P", palette=Image.Palette.ADAPTIVE)
+    assert held(encode(palette, "PNG", transparency=palette.getpixel((0, 0)))) == "alpha"
+    assert held(encode(palette, "PNG", transparency=255)) == ""  # of a colour that it does not use
+
+
+def test_more_than_eight_bits() -> None:
+    levels = np.linspace(0, 65535, 512).astype(np.uint16).reshape(16, 32)
+    assert held(encode(Image.fromarray(levels), "PNG")) == "deep"
+    assert held(encode(Image.fromarray(levels), "TIFF")) == "deep"
+    assert held(encode(Image.fromarray(levels.astype(np.float32)), "TIFF", compression=None)) == "deep"
+    assert held(sixteen_bit_png(levels)) == "deep"
+
+
+def sixteen_bit_png(levels: np.ndarray) -> bytes:
+    """RGB of 16 bits, which Pillow reads but does not write (PNG specification, third edition, 11.2)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = levels.shape
+    rows = np.repeat(levels.astype(">u2")[:, :, None], 3, axis=2).reshape(height, -1)
+    body = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")

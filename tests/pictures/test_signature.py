@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from indexer.errors import InvalidArgument
-from indexer.pictures.signature import SIGNATURE_BYTES, Likenesses, likenesses, signature, signature_and_share
+from indexer.pictures.signature import SIGNATURE_BYTES, Likenesses, likenesses, seen, signature
 from tests.conftest import PHOTOS
 
 
@@ -47,7 +49,7 @@ def test_a_large_picture_is_as_its_reduction(cat: Image.Image) -> None:
 def test_borders_are_left_out(cat: Image.Image, colour: str, border: tuple[int, int, int, int]) -> None:
     framed = ImageOps.expand(cat, border, colour)
     assert distance(framed, cat) < 3
-    share = signature_and_share(framed)[1] / signature_and_share(cat)[1]
+    share = seen(framed).share / seen(cat).share
     assert share == pytest.approx(cat.width * cat.height / (framed.width * framed.height), abs=0.02)
 
 
@@ -69,3 +71,19 @@ def test_of_another_length_it_is_refused() -> None:
     assert likenesses([]).shape == (0, 64, 64)
     with pytest.raises(InvalidArgument, match="4096 bytes"):
         likenesses([bytes(4096), bytes(4095)])
+
+
+@pytest.mark.parametrize("side", [40, 300, 2000])
+def test_whether_it_has_colour(side: int) -> None:
+    with Image.open(PHOTOS / "cat.jpg") as image:
+        photo = image.convert("RGB").resize((side, side))
+    grey = photo.convert("L").convert("RGB")
+    file = io.BytesIO()
+    grey.save(file, "JPEG", quality=20)
+    stamped = grey.copy()
+    stamped.paste((200, 40, 40), (side // 2, side // 2, side // 2 + side // 16, side // 2 + side // 16))
+    assert seen(photo).coloured
+    assert seen(stamped).coloured
+    assert not seen(grey).coloured
+    with Image.open(file) as again:
+        assert not seen(again.convert("RGB")).coloured

@@ -109,7 +109,7 @@ def test_a_worker_gives_what_decoding_here_gives() -> None:
         for name, future in futures.items():
             here = decode(EVERY_FORMAT[name], kind_of(name))
             assert np.array_equal(future.result().pixels, fit(here.picture, SPEC)), name
-            assert future.result().info == replace(here.info, shown=1000)
+            assert future.result().info == replace(here.info, shown=1000, holds="colour")
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -8,7 +8,7 @@ import os
 import pytest
 from rich.console import Console
 
-from indexer.records import BuildReport, CatalogInfo, ImageRecord, Label, Match, NeighboursInfo
+from indexer.records import Applied, BuildReport, CatalogInfo, ImageRecord, Label, Match, NeighboursInfo
 from indexer.render import text
 
 
@@ -48,3 +48,15 @@ def test_a_model_and_its_labels_do_nothing_on_a_terminal() -> None:
     shown = [table.getvalue(), *(value for _, value in text.info(info)), *text.build(report)]
     assert sum("\\x1b[31mred" in line for line in shown) == 3
     assert not any("\x1b" in line for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("step", "state"),
+    [
+        (Applied("/a.jpg", "delete", True), "done"),
+        (Applied("/a.jpg", "delete", False, "it goes", would=True), "would"),
+        (Applied("/a.jpg", "delete", False, "dry run or not, it is left"), "left"),
+    ],
+)
+def test_applied(step: Applied, state: str) -> None:
+    assert text.applied(step).split("\t")[:3] == [state, "delete", "/a.jpg"]

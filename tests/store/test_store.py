@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound, WrongFormat
+from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound, InvalidArgument, WrongFormat
+from indexer.records import Source, Stamp
 from indexer.store.filters import balanced
+from indexer.store.rows import Refusal
+from indexer.store.sqlite_errors import code_of, translated
 from indexer.store.store import FILE, Store
 
 from ..conftest import save_picture
@@ -20,7 +26,7 @@ def test_a_new_store_says_what_it_is(tmp_path: Path) -> None:
     Store.create(tmp_path).close()
     conn = sqlite3.connect(tmp_path / FILE)
     assert conn.execute("PRAGMA application_id").fetchone()[0] == 0x49445852
-    assert conn.execute("PRAGMA user_version").fetchone()[0] == 2
+    assert conn.execute("PRAGMA user_version").fetchone()[0] == 3
     assert conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     conn.close()
 
@@ -32,6 +38,38 @@ def test_creating_twice_keeps_what_is_there(tmp_path: Path) -> None:
     again = Store.create(tmp_path)
     assert again.uuid == uuid
     again.close()
+
+
+def test_who_makes_a_catalog_waits_for_whoever_makes_the_same_one(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # for which SQLite does not wait by itself
+    leaves = threading.Timer(0.3, other.rollback)
+    leaves.start()
+    with closing(Store.create(tmp_path)) as made:
+        assert made.one("PRAGMA journal_mode") == "wal"
+    leaves.join()
+    other.close()
+
+
+def test_nothing_is_written_to_a_file_that_was_replaced(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    conn = sqlite3.connect(catalog.folder / FILE)
+    conn.execute("UPDATE contents SET width = width + 1 WHERE id = 3")
+    conn.commit()
+    conn.close()
+    assert Catalog.verify(catalog.folder, repair=True, loader=catalog._loader).repaired
+    save_picture(pictures / "new.png", 72)
+    for write in (
+        lambda: catalog.build(),
+        lambda: catalog.calibrate(sample=1),
+        lambda: catalog._store.decide(bytes(64), 1),
+    ):
+        with pytest.raises(CatalogError, match="was replaced"):
+            write()
+    assert catalog._store.is_sealed
+    with Catalog.open(catalog.folder, loader=catalog._loader) as again:
+        assert again.build().added == 1
+    assert Catalog.verify(catalog.folder).ok
 
 
 def test_no_catalog(tmp_path: Path) -> None:
@@ -130,3 +168,103 @@ def test_a_failed_commit_leaves_the_last_one(catalog: Catalog, pictures: Path, m
 )  # fmt: skip
 def test_balanced(condition: str, expected: bool) -> None:
     assert balanced(condition) is expected
+
+
+def refuse(store: Store, paths: list[bytes]) -> None:
+    store.commit([], [Refusal(Source(1, b"/r", path, Stamp(1, 2, 3)), "broken", "x") for path in paths], None)
+
+
+def test_what_is_known_of_a_place_is_that_path_and_what_is_below_it(tmp_path: Path) -> None:
+    with closing(Store.create(tmp_path)) as store:
+        store.add_root(b"/r")
+        paths = [b"A", b"a", b"a!", b"a-b", b"a-b/c", b"a/b", b"a/b/c", b"a/\xff", b"a0", b"aa", b"b"]
+        refuse(store, paths)
+        for below in [*paths, b"a/", b"none", b""]:
+            inside = [path for path in paths if not below or path == below or path.startswith(below + b"/")]
+            assert [known.path for known in store.known(1, below, None, set())] == inside
+
+
+def test_one_file_is_looked_up_without_reading_its_whole_root(tmp_path: Path) -> None:
+    with closing(Store.create(tmp_path)) as store:
+        store.add_root(b"/r")
+        refuse(store, [b"%06d.png" % number for number in range(3000)])
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        store.sqlite.set_progress_handler(count, 10)
+        assert len(list(store.known(1, b"001500.png", None, set()))) == 1
+        assert steps < 100
+
+
+class OfPython310(sqlite3.Connection):
+    """What was otherwise then: an authorizer of None refuses everything, rolling back ends what is being read."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._cursors: list[sqlite3.Cursor] = []
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        self._cursors.append(super().execute(*given))
+        return self._cursors[-1]
+
+    def set_authorizer(self, callback: Any) -> None:
+        super().set_authorizer(callback or (lambda *_: sqlite3.SQLITE_DENY))
+
+    def rollback(self) -> None:
+        super().rollback()
+        for cursor in self._cursors:
+            cursor.close()
+
+
+def test_conditions_and_queries_while_images_come_with_python_3_10(
+    catalog: Catalog, pictures: Path, reopen: Callable[[], Catalog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.build([pictures])
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=OfPython310))
+    monkeypatch.setattr("indexer.store.image_rows.IN_ONE_STATEMENT", 2)
+    with reopen() as opened:
+        found = [opened.query(image.path, k=2, where="bytes > 0") for image in opened]
+    assert [len(matches) for matches in found] == [2] * 6
+
+
+def test_whatever_sqlite3_raises_is_an_error_of_ours() -> None:
+    with pytest.raises(CatalogError, match="needed to be reset"), translated(Path("catalog.sqlite")):
+        raise sqlite3.InterfaceError("Cursor needed to be reset because of commit/rollback")
+
+
+class Uncoded(sqlite3.OperationalError):
+    """As Python 3.10 raises it."""
+
+    sqlite_errorcode = None  # type: ignore[assignment]
+
+
+def test_the_code_of_an_error_is_known_without_python_3_11(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "one", timeout=0, isolation_level=None)) as one:
+        one.execute("CREATE TABLE x (y)")
+        one.execute("BEGIN EXCLUSIVE")
+        with closing(sqlite3.connect(tmp_path / "one", timeout=0)) as two:
+            for conn, sql in ((two, "SELECT * FROM x"), (one, "SELECT z FROM x"), (one, "ATTACH '/no/where' AS a")):
+                with pytest.raises(sqlite3.OperationalError) as raised:
+                    conn.execute(sql)
+                code = getattr(raised.value, "sqlite_errorcode", None)
+                assert code_of(Uncoded(*raised.value.args)) == code_of(raised.value)
+                assert code is None or code_of(raised.value) == code
+    assert code_of(sqlite3.ProgrammingError("You can only execute one statement at a time.")) is None
+
+
+def test_only_what_is_its_fault_is_blamed_on_a_condition(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    for condition in ("json_extract(path, '$') = 1", "width = ?", "abs(-9223372036854775808)", "path = '\ud800'", "\0"):
+        with pytest.raises(InvalidArgument, match="refused"):
+            catalog.query(pictures / "a.png", where=condition)
+    catalog.close()
+    with closing(sqlite3.connect(catalog.folder / FILE)) as conn:
+        (page,) = conn.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'contents'").fetchone()
+    data = bytearray((catalog.folder / FILE).read_bytes())
+    data[(page - 1) * 4096 : page * 4096] = bytes(4096)
+    (catalog.folder / FILE).write_bytes(data)
+    with closing(Store.open(catalog.folder, readonly=True)) as store, pytest.raises(CatalogDamaged, match="malformed"):
+        store.images.where("width > 1", None)

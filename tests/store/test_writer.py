@@ -14,6 +14,7 @@ import pytest
 from indexer.errors import CatalogError
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess, Source, Stamp
 from indexer.store import connection
+from indexer.store.checking import problems
 from indexer.store.rows import Entry, Refusal
 from indexer.store.store import Store
 from indexer.store.writer import Writer
@@ -136,3 +137,14 @@ def test_many_rows_at_a_time_are_all_of_them(store: Store, count: int) -> None:
     store.commit(moved, [], store.model())
     assert store.one("SELECT count(*) FROM images WHERE mtime_ns = 2") == count
     assert store.count("contents") == count
+
+
+def test_labels_stay_those_that_their_checksum_is_of(store: Store) -> None:
+    """The same picture in two batches: its probabilities may differ in their last bits."""
+    (first,), (other,) = entries(1), entries(2)
+    again = first._replace(source=other.source, labels=((0, 0.50000001),))
+    store.commit([first], [], store.model())
+    store.commit([again], [], store.model())
+    assert list(problems(store)) == []
+    assert store.all("SELECT probability FROM labels") == [(0.5,)]
+    assert paths(store) == [b"001", b"002"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +23,12 @@ from indexer.records import Applied, ApplyAction
 from indexer.verbs.apply import apply
 from indexer.verbs.plans import Plan, PlannedGroup, PlannedImage, read_plan, write_plan
 from indexer.verbs.undo import undo
+from indexer.verbs.undo_log import Entry, UndoLog
 
 from ..conftest import ROOT
 
 Apply = Callable[..., list[Applied]]
+Meanwhile = Callable[[Callable[[], object]], None]
 KEEP, COPY, TWIN = b"the picture", b"a smaller one", b"the picture"
 
 
@@ -88,6 +94,7 @@ ALL = {"keep.jpg": KEEP, "sub/copy.jpg": COPY, "twin.jpg": TWIN}
 def test_a_dry_run_changes_nothing(run: Apply, plan: Plan, root: Path, tmp_path: Path, action: ApplyAction) -> None:
     steps = run(plan, action, yes=False, to=tmp_path / "to" if action == "move" else None)
     assert [step.done for step in steps] == [False, False]
+    assert [step.would for step in steps] == [action not in ("hardlink", "symlink"), True]
     assert files(root) == ALL
     assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
 
@@ -302,6 +309,185 @@ def test_killed_at_every_step_it_can_be_run_again(
         if done.returncode == 0:
             return
     raise AssertionError("more steps than were looked at")
+
+
+# -- another program at the same files ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def while_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
+    """Something happens while the log is written, once everything was looked at."""
+
+    def happens(act: Callable[[], object]) -> None:
+        intend = UndoLog.intend
+
+        def noted(self: UndoLog, *args: Any) -> Entry:
+            monkeypatch.setattr(UndoLog, "intend", intend)
+            entry = intend(self, *args)
+            act()
+            return entry
+
+        monkeypatch.setattr(UndoLog, "intend", noted)
+
+    return happens
+
+
+def test_what_comes_to_the_target_meanwhile_is_not_what_was_moved(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, while_it_is_noted: Meanwhile
+) -> None:
+    def come() -> None:
+        (tmp_path / "to" / "sub").mkdir(parents=True)
+        (tmp_path / "to" / "sub" / "copy.jpg").write_bytes(b"something else")
+
+    while_it_is_noted(come)
+    copy, twin = run(plan, "move", to=tmp_path / "to")
+    assert (copy.done, twin.done) == (False, True)
+    assert copy.why == f"there is already something at {tmp_path / 'to' / 'sub' / 'copy.jpg'}"
+    assert files(root) == {"keep.jpg": KEEP, "sub/copy.jpg": COPY}
+    assert files(tmp_path / "to") == {"sub/copy.jpg": b"something else", "twin.jpg": TWIN}
+
+
+@pytest.mark.parametrize("there", [COPY, b"something else"])
+def test_a_move_that_was_killed_is_ended_with_the_bytes_at_the_target(
+    run: Apply,
+    plan: Plan,
+    root: Path,
+    tmp_path: Path,
+    while_it_is_noted: Meanwhile,
+    there: bytes,
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    moved = tmp_path / "to" / "sub" / "copy.jpg"
+    while_it_is_noted(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, "move", to=tmp_path / "to")
+    moved.parent.mkdir(parents=True)
+    moved.write_bytes(COPY)
+    while_it_is_noted(lambda: moved.write_bytes(there))
+    copy, _ = run(plan, "move", to=tmp_path / "to")
+    assert copy.done == (there == COPY)
+    assert (root / "sub" / "copy.jpg").exists() == (there != COPY)
+    assert moved.read_bytes() == there
+
+
+@pytest.mark.parametrize("harm", [keeper_gone, keeper_changed])
+@pytest.mark.parametrize("action", ["trash", "move", "hardlink", "symlink", "delete"])
+def test_a_keeper_that_goes_meanwhile(
+    run: Apply,
+    root: Path,
+    tmp_path: Path,
+    while_it_is_noted: Meanwhile,
+    harm: Callable[[Path], None],
+    action: ApplyAction,
+) -> None:
+    plan = plan_of(image(root / "keep.jpg", KEEP, "keep"), image(root / "twin.jpg", TWIN, "remove", "exact"))
+    while_it_is_noted(lambda: harm(root))
+    (step,) = run(plan, action, to=tmp_path / "to" if action == "move" else None)
+    assert (step.done, step.why) == (
+        False,
+        f"{root / 'keep.jpg'}, which stays, changed or went while it was looked at",
+    )
+    assert files(root)["twin.jpg"] == TWIN
+
+
+def test_a_keeper_that_goes_before_it_is_locked(run: Apply, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(image(root / "keep.jpg", KEEP, "keep"), image(root / "twin.jpg", TWIN, "remove", "exact"))
+    monkeypatch.setattr(fcntl, "flock", lambda *_: keeper_gone(root))
+    (step,) = run(plan)
+    assert (step.done, step.why.partition(", which")[0]) == (False, str(root / "keep.jpg"))
+    assert files(root)["twin.jpg"] == TWIN
+
+
+@pytest.mark.parametrize("action", ["trash", "delete"])
+def test_a_version_that_is_saved_meanwhile_stays(
+    run: Apply, root: Path, plan: Plan, while_it_is_noted: Meanwhile, action: ApplyAction
+) -> None:
+    while_it_is_noted(lambda: changed(root))
+    copy, twin = run(plan, action)
+    assert (copy.done, twin.done) == (False, True)
+    assert files(root) == {"keep.jpg": KEEP, "sub/copy.jpg": b"edited since"}
+
+
+@pytest.fixture
+def two(root: Path, tmp_path: Path, while_it_is_noted: Meanwhile) -> Callable[[], tuple[Applied, Applied]]:
+    """Two catalogs of one folder, each about to delete what the other keeps; the second begins within the first."""
+
+    def step(uuid: str, kept: str, gone: str) -> Applied:
+        images = image(root / kept, KEEP, "keep"), image(root / gone, TWIN, "remove", "exact")
+        plan, log = plan_of(*images, uuid=uuid), tmp_path / f"{uuid}.log"
+        (found,) = apply(plan, uuid=uuid, roots=[os.fsencode(root)], action="delete", yes=True, log=log)
+        return found
+
+    def run() -> tuple[Applied, Applied]:
+        within: list[Applied] = []
+        while_it_is_noted(lambda: within.append(step("v", "twin.jpg", "keep.jpg")))
+        return step("u", "keep.jpg", "twin.jpg"), within[0]
+
+    return run
+
+
+def test_two_that_remove_each_others_keepers(two: Callable[[], tuple[Applied, Applied]], root: Path) -> None:
+    first, second = two()
+    assert (first.done, second.done) == (True, False)
+    assert second.why == f"another program, such as another apply, has locked {root / 'keep.jpg'}"
+    assert files(root) == {"keep.jpg": KEEP, "sub/copy.jpg": COPY}
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_two_where_nothing_can_be_locked(
+    two: Callable[[], tuple[Applied, Applied]], root: Path, monkeypatch: pytest.MonkeyPatch, network: bool
+) -> None:
+    def flock(*_: int) -> None:
+        assert not network, "a lock on a network file system"
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("indexer.verbs.apply.network_file_system", lambda _: "nfs" if network else None)
+    first, second = two()
+    assert (first.done, second.done) == (False, True)
+    assert files(root) == {"sub/copy.jpg": COPY, "twin.jpg": TWIN}
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "done"),
+    [
+        ("twin.jpg", fcntl.LOCK_SH, False),
+        ("keep.jpg", fcntl.LOCK_EX, False),
+        ("keep.jpg", fcntl.LOCK_SH, True),
+    ],
+)
+def test_what_another_program_has_locked(run: Apply, root: Path, name: str, how: int, done: bool) -> None:
+    plan = plan_of(image(root / "keep.jpg", KEEP, "keep"), image(root / "twin.jpg", TWIN, "remove", "exact"))
+    with (root / name).open() as file:
+        fcntl.flock(file, how)
+        handles = len(os.listdir("/dev/fd"))
+        (step,) = run(plan)
+        assert len(os.listdir("/dev/fd")) == handles
+    assert step.done == done
+    assert (root / "twin.jpg").exists() != done
+    (step,) = run(plan)
+    assert step.done
+
+
+@pytest.mark.parametrize("action", ["hardlink", "symlink"])
+def test_what_takes_the_place_of_a_link_meanwhile_stays(
+    run: Apply, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: ApplyAction
+) -> None:
+    twin, new = root / "twin.jpg", root / "new.jpg"
+    run(plan_of(image(root / "keep.jpg", KEEP, "keep"), image(twin, TWIN, "remove", "exact")), action)
+    copystat = shutil.copystat
+
+    def saved(*args: Any, **kwargs: Any) -> None:
+        new.write_bytes(b"a new version")
+        os.replace(new, twin)
+        copystat(*args, **kwargs)
+
+    monkeypatch.setattr(shutil, "copystat", saved)
+    (back,) = undo(tmp_path / "log")
+    assert (back.done, back.why) == (False, "it changed while it was looked at")
+    assert twin.read_bytes() == b"a new version"
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------

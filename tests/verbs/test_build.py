@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer import BuildReport, Catalog, InvalidArgument, Progress, UnsafeRemoval, WrongModel
+from indexer import BuildReport, Catalog, InvalidArgument, PictureError, Progress, UnsafeRemoval, WrongModel
 from indexer.embed.embedder import Embedded
 from indexer.pictures import scan
 from indexer.pictures.workers import Decoders
@@ -176,13 +176,28 @@ def test_a_larger_pixel_limit_tries_again_what_was_too_large(catalog: Catalog, p
     assert counts(catalog.build([pictures])) == {"added": 6, "embedded": 6}
 
 
-def test_a_picture_without_a_usable_vector_is_skipped(catalog: Catalog, pictures: Path) -> None:
+@pytest.mark.parametrize("number", [np.nan, np.inf, 0.0])
+def test_a_picture_without_a_usable_vector_is_skipped(
+    catalog: Catalog, pictures: Path, fake: FakeEmbedder, monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
+    """A zero vector is what torch makes of one that it cannot bring to length 1."""
+    forward = fake.forward
+
+    def given(batch: Pixels) -> Embedded:
+        embedded = forward(batch)
+        embedded.vectors[np.isnan(embedded.vectors).all(axis=1)] = number
+        return embedded
+
+    monkeypatch.setattr(fake, "forward", given)
     Image.new("RGB", (40, 30)).save(pictures / "black.png")
     shutil.copy(pictures / "black.png", pictures / "black2.png")
     report = catalog.build([pictures])
     assert {skip.reason for skip in report.new_skipped} == {"the model gives no usable vector for it"}
     assert (report.images, report.skipped) == (6, 2)
     assert counts(catalog.build([pictures])) == {"unchanged": 6, "skipped": 2}
+    for black in (pictures / "black.png", Image.new("RGB", (40, 30))):
+        with pytest.raises(PictureError, match="no usable vector"):
+            catalog.query(black)
 
 
 def test_a_picture_without_usable_classes_is_skipped_too(
@@ -216,6 +231,27 @@ def test_a_missing_root_is_not_taken_for_a_deletion(catalog: Catalog, pictures: 
     assert len(catalog) == 6
     assert catalog.build([pictures], prune=True).removed == 6
     assert len(catalog) == 0
+    assert catalog.info().roots == (str(pictures),)  # it is there
+
+
+@pytest.mark.parametrize("rest", [True, False])
+def test_a_root_that_is_gone_for_good_is_forgotten(
+    catalog: Catalog, pictures: Path, tmp_path: Path, rest: bool
+) -> None:
+    if rest:
+        save_picture(tmp_path / "rest" / "a.png", 99)
+        catalog.build([tmp_path / "rest"])
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    catalog.build([pictures])
+    shutil.rmtree(pictures)
+    assert catalog.build([pictures], prune=True).removed == 6
+    assert catalog.info().roots == ((str(tmp_path / "rest"),) if rest else ())
+    assert list(catalog.skips()) == []
+    if rest:
+        assert catalog.build().warnings == ()
+    else:
+        with pytest.raises(InvalidArgument, match="no folders yet"):
+            catalog.build()
 
 
 def test_losing_more_than_a_tenth_needs_prune(catalog: Catalog, pictures: Path) -> None:

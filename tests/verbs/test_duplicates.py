@@ -7,13 +7,18 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from indexer import Catalog, CatalogError, DuplicateGroup, InvalidArgument, WrongModel
+from indexer.embed.embedder import Embedded
 from indexer.pictures.edits import EDITS
+from indexer.preprocess import Pixels
+from indexer.records import Tier
 from indexer.verbs import candidates
 from indexer.verbs.plans import read_plan
 
@@ -101,6 +106,129 @@ def test_an_edited_copy(tmp_path: Path, photos: Path, edit: str) -> None:
     assert other.why.startswith("the same picture")
     assert other.action == ("leave" if "with a local change" in other.why else "remove")
     assert other.score == group.min_score < 1
+
+
+def fates(catalog: Catalog, **options: Any) -> dict[str, tuple[str, str]]:
+    """Name of each image of the only group -> its action, and why."""
+    (group,) = catalog.duplicates(**options)
+    return {Path(image.path).name: (image.action, image.why) for image in group.images}
+
+
+def test_a_copy_that_was_just_made_is_not_the_oldest(tmp_path: Path) -> None:
+    """Its times are not trusted to tell whether it changes, but they are known."""
+    (tmp_path / "two").mkdir()
+    photo("cat").save(tmp_path / "two" / "z.png")
+    shutil.copy(tmp_path / "two" / "z.png", tmp_path / "two" / "a.png")
+    os.utime(tmp_path / "two" / "z.png", (1_500_000_000, 1_500_000_000))
+    with built(tmp_path / "c", tmp_path / "two") as catalog:
+        assert fates(catalog, keep="oldest")["z.png"] == ("keep", "oldest, 2017-07-14")
+        assert fates(catalog, keep="newest")["a.png"][0] == "keep"
+
+
+def test_pages_that_nobody_compared_are_left_alone(tmp_path: Path, photos: Path) -> None:
+    cover, pages = photo("cat"), [photo(name) for name in ("bee", "coffee", "dahlia")]
+    (tmp_path / "scans").mkdir()
+    cover.save(tmp_path / "scans" / "2023.tiff", save_all=True, append_images=pages[:2])
+    cover.save(tmp_path / "scans" / "2024.tiff", save_all=True, append_images=pages)
+    shutil.copy(tmp_path / "scans" / "2024.tiff", tmp_path / "scans" / "2024 (1).tiff")
+    cover.convert("P", palette=Image.Palette.ADAPTIVE).save(
+        tmp_path / "scans" / "film.gif", save_all=True, append_images=pages
+    )
+    with built(tmp_path / "c", tmp_path / "scans") as catalog:
+        found = fates(catalog)
+    assert found["2024.tiff"][0] == "keep"  # it is the largest
+    assert found["2024 (1).tiff"] == ("remove", "the same bytes")
+    for name in ("2023.tiff", "film.gif"):
+        action, why = found[name]
+        assert action == "leave"
+        assert why.endswith("; left, since it has frames or pages after the first")
+
+
+def test_colour_is_not_given_away(tmp_path: Path, photos: Path) -> None:
+    """A grey copy is lossless and larger; whoever has it kept all the same does not lose the colours."""
+    (tmp_path / "two").mkdir()
+    photo("cat").save(tmp_path / "two" / "cat.jpg", quality=95)
+    photo("cat").convert("L").save(tmp_path / "two" / "grey.png")
+    with built(tmp_path / "c", tmp_path / "two") as catalog:
+        assert fates(catalog) == {"cat.jpg": ("keep", ANY), "grey.png": ("remove", ANY)}
+        found = fates(catalog, keep="format")
+    assert found["grey.png"][0] == "keep"
+    assert found["cat.jpg"][0] == "leave"
+    assert found["cat.jpg"][1].endswith("; left, since it has colour")
+
+
+def test_what_is_drawn_in_white_on_nothing_is_left_alone(tmp_path: Path) -> None:
+    """Over white, all of it is white."""
+    (tmp_path / "icons").mkdir()
+    for number in range(2):
+        icon = Image.new("RGBA", (100, 100), (255, 255, 255, 0))
+        icon.paste((255, 255, 255, 255), (10 + 40 * number, 10, 30 + 40 * number, 90))
+        icon.save(tmp_path / "icons" / f"{number}.png")
+    with built(tmp_path / "c", tmp_path / "icons") as catalog:
+        assert sorted(action for action, _ in fates(catalog).values()) == ["keep", "leave"]
+
+
+def test_transparency_and_depth_are_kept(tmp_path: Path) -> None:
+    logo = photo("rocket").convert("RGBA")
+    logo.paste((255, 255, 255, 0), (0, 0, logo.width, 40))
+    flat = Image.alpha_composite(Image.new("RGBA", logo.size, "white"), logo).convert("RGB")
+    levels = np.asarray(photo("cat").convert("L")).astype(np.uint16) * 257
+    (tmp_path / "two").mkdir()
+    logo.save(tmp_path / "two" / "logo.png")
+    flat.save(tmp_path / "two" / "flat.bmp")
+    Image.fromarray(levels).save(tmp_path / "two" / "scan.png")
+    Image.fromarray((levels >> 8).astype(np.uint8)).save(tmp_path / "two" / "scan.bmp")
+    with built(tmp_path / "c", tmp_path / "two") as catalog:
+        found = {Path(group.keep.path).name: [image.action for image in group.others] for group in catalog.duplicates()}
+    assert found == {"logo.png": ["remove"], "scan.png": ["remove"]}
+
+
+@pytest.mark.parametrize("tier", ["copy", "similar"])
+def test_what_is_only_like_another_still_leads_its_own_copies(tmp_path: Path, photos: Path, tier: Tier) -> None:
+    """Were it a member of the other's group, none of them could be removed."""
+    (tmp_path / "two").mkdir()
+    original = photo("bridge")
+    original.save(tmp_path / "two" / "bridge.png")
+    if tier == "copy":  # of a local change
+        other = original.copy()
+        other.paste("white", (30, 110, 226, 150))
+    else:
+        other = original.crop((100, 0, 200, 100))
+    other.save(tmp_path / "two" / "other.jpg", quality=90)
+    shutil.copy(tmp_path / "two" / "other.jpg", tmp_path / "two" / "other (1).jpg")
+    with built(tmp_path / "c", tmp_path / "two") as catalog:
+        report = catalog.duplicates(tier=tier, threshold=-1.0)
+    actions = {Path(image.path).name: image.action for group in report for image in group.images}
+    assert actions["other (1).jpg"] == "remove"
+    assert actions["other.jpg"] == "keep"
+    assert actions.get("bridge.png", "leave") == "leave"
+
+
+def test_while_a_change_of_models_is_half_done(tmp_path: Path, photos: Path) -> None:
+    """What has no vector of the new model yet is not compared."""
+    for name in NAMES:
+        shutil.copy(photos / f"{name}.png", photos / f"{name} again.png")
+        photo(name).save(photos / f"{name}.bmp")
+    built(tmp_path / "c", photos).close()
+
+    class Stopped(FakeEmbedder):
+        def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
+            if self.batches:
+                raise KeyboardInterrupt
+            return super().forward(batch, k)
+
+    stopped = Catalog.open(tmp_path / "c", loader=lambda _: Stopped("1" * 64, batch_size=4))
+    with stopped as catalog, pytest.raises(KeyboardInterrupt):
+        catalog.build(switch_model=True)
+    with Catalog.open(tmp_path / "c", loader=lambda _: FakeEmbedder("1" * 64)) as catalog:
+        half = catalog.duplicates()
+        assert 0 < catalog.info().vectors < 12
+        assert 0 < len(half) < 6
+        with pytest.raises(CatalogError, match="indexer build"):
+            catalog.export(tmp_path / "all.jsonl")
+        catalog.build()
+        assert len(catalog.duplicates()) == 6
+        assert catalog.export(tmp_path / "all.jsonl").rows == 18
 
 
 def test_a_local_change_is_for_a_person_to_judge(tmp_path: Path, photos: Path) -> None:
@@ -248,6 +376,21 @@ def test_against_another_catalog(tmp_path: Path, photos: Path, test_set: Path) -
     assert sorted((path.name, path.stat().st_mtime_ns) for path in test_set.iterdir()) == before
 
 
+def test_a_file_that_both_catalogs_have_is_not_removed(tmp_path: Path, photos: Path) -> None:
+    """The other catalog is only read, and its files stay."""
+    shutil.copytree(photos, photos / "part")
+    built(tmp_path / "theirs", photos / "part").close()
+    with built(tmp_path / "ours", photos) as ours:
+        report = ours.duplicates(against=tmp_path / "theirs")
+        ours.plan(report, tmp_path / "plan.json")
+        for image in (image for group in report for image in group.others):
+            inside = Path(image.path).parent.name == "part"
+            assert image.action == ("leave" if inside else "remove")
+            assert image.why.endswith("this very file") is inside
+        assert len(list(ours.apply(tmp_path / "plan.json"))) == len(NAMES)
+    assert sum(len(group.others) for group in report) == 2 * len(NAMES)
+
+
 def test_against_what_cannot_be_compared(tmp_path: Path, photos: Path, test_set: Path) -> None:
     built(tmp_path / "theirs", test_set, weights="1" * 64).close()
     with built(tmp_path / "ours", photos) as ours:
@@ -318,6 +461,36 @@ def test_a_plan_is_carried_out_and_undone(tmp_path: Path, with_copy: Path) -> No
     (back,) = Catalog.undo(f"{plan}.log")
     assert back.done
     assert (with_copy / "small.jpg").read_bytes() == data
+
+
+def test_what_cannot_be_meant_by_apply_is_said_at_once(tmp_path: Path, with_copy: Path) -> None:
+    """Not when the first file is asked for, which may be never."""
+    plan, log = tmp_path / "plan.json", tmp_path / "plan.json.log"
+    with built(tmp_path / "c", with_copy) as catalog:
+        catalog.plan(catalog.duplicates(), plan)
+        for yes in (False, True):
+            with pytest.raises(InvalidArgument, match="no action 'nonsense'"):
+                catalog.apply(plan, action="nonsense", yes=yes)  # type: ignore[arg-type]
+            with pytest.raises(InvalidArgument, match="needs a folder"):
+                catalog.apply(plan, action="move", yes=yes)
+            with pytest.raises(InvalidArgument, match="nowhere"):
+                catalog.apply(tmp_path / "nowhere.json", yes=yes)
+            for text, said in (("a letter", "no undo log"), ('{"indexer_undo": 1, "uuid": "x"}', "another catalog")):
+                log.write_text(text)
+                with pytest.raises(InvalidArgument, match=said):
+                    catalog.apply(plan, yes=yes)
+                log.unlink()
+        catalog.apply(plan, action="delete", yes=True)
+        assert (with_copy / "small.jpg").exists()
+        assert not log.exists()
+        catalog.build()  # nothing is locked by what was never begun
+        with Catalog.open(tmp_path / "c", readonly=True) as reader:
+            (step,) = reader.apply(plan)
+            assert step.why.startswith("dry run")
+            with pytest.raises(CatalogError, match="opened for reading"):
+                reader.apply(plan, yes=True)
+    with pytest.raises(InvalidArgument, match="no undo log"):
+        Catalog.undo(plan)
 
 
 # -- what cannot be meant ----------------------------------------------------------------------------------------------

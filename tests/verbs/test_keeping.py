@@ -9,7 +9,7 @@ import pytest
 
 from indexer.errors import InvalidArgument
 from indexer.records import ImageRecord
-from indexer.verbs.keeping import DEFAULT, Keeping
+from indexer.verbs.keeping import DEFAULT, Keeping, lacks
 
 CAMERA = ImageRecord(
     "/p/IMG_1.jpg", "a" * 64, 4_000_000, 4032, 3024, "JPEG", "2024-05-01T10:00:00", "Canon EOS", modified_ns=5 * 10**9
@@ -78,6 +78,31 @@ def test_of_two_with_borders_the_one_that_shows_more_is_kept() -> None:
 def test_copies_whose_borders_differ_by_a_line_are_equal() -> None:
     assert best(DEFAULT, replace(CAMERA, shown=975), replace(STRIPPED, shown=1000)).path == CAMERA.path
     assert best(DEFAULT, replace(CAMERA, shown=703), replace(STRIPPED, shown=712)).path == CAMERA.path
+
+
+def test_what_has_more_in_it_is_kept() -> None:
+    grey = replace(CAMERA, path="/p/grey.png", format="PNG", bytes=9_000_000, holds="")
+    coloured = replace(STRIPPED, holds="colour")
+    clear = replace(STRIPPED, path="/p/b.png", holds="colour alpha")
+    deep = replace(STRIPPED, path="/p/c.png", holds="colour alpha deep")
+    keeping = Keeping.parse(DEFAULT)
+    assert best(DEFAULT, grey, coloured) is coloured
+    assert keeping.why(coloured, [grey]).startswith("colour")
+    assert best(DEFAULT, grey, coloured, clear, deep) is deep
+    assert keeping.why(deep, [coloured]).startswith("transparency and more than 8 bits")
+    assert best(DEFAULT, grey, replace(coloured, holds=None)).path == coloured.path  # read by an older indexer
+    assert best(DEFAULT, replace(SMALL, holds="colour"), grey) is grey  # it shows more, and the other stays too
+    animated = replace(STRIPPED, path="/p/a.gif", format="GIF", holds="colour frames")
+    assert best(DEFAULT, coloured, animated) is coloured
+
+
+def test_what_would_be_lost() -> None:
+    grey, deep = replace(CAMERA, holds=""), replace(CAMERA, holds="colour alpha deep")
+    assert lacks(grey, deep) == ["colour", "transparency", "more than 8 bits"]
+    assert lacks(deep, grey) == []
+    assert lacks(replace(CAMERA, holds=None), replace(CAMERA, holds="colour")) == []
+    hidden = replace(CAMERA, holds="colour alpha frames")
+    assert lacks(hidden, hidden) == ["transparency", "frames or pages after the first"]  # those of the other may differ
 
 
 def test_equals_are_told_apart_by_path() -> None:

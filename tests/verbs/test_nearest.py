@@ -374,6 +374,19 @@ def test_a_recall_out_of_reach_is_said(store: Store, folder: Path, monkeypatch: 
     assert nearest.info(store, folder).recall < 1
 
 
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_too_few_for_one_kind_of_inverted_lists_get_another(tmp_path: Path, count: int) -> None:
+    """All has been embedded by then: it is no reason to fail."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    with closing(Store.create(folder)) as store:
+        fake = FakeEmbedder()
+        store.use_model(fake.id, fake.source, fake.classes)
+        add(store, made(0, count), 0)
+        assert refresh(store, Wish("ivf")) == []
+        assert nearest.info(store, folder).recall == 1
+
+
 def test_an_index_of_a_later_generation_is_not_used(store: Store, folder: Path, rows: np.ndarray) -> None:
     with closing(Store.open(folder, readonly=True)) as reader:
         model = reader.model()
@@ -566,3 +579,31 @@ def test_an_index_stays_open_until_another_takes_its_place(store: Store) -> None
     assert second is not None
     assert second is not first
     assert second.stamp.covered == 4000
+
+
+def test_an_index_that_could_not_be_opened_once_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = store.model()
+    assert model
+    files = nearest.IndexFiles(store.path.parent)
+    with monkeypatch.context() as once:
+        once.setattr(nearest, "open_index", lambda *_, **__: None)  # too many open files, for one
+        assert files.fitting(store, model) is None
+    assert files.fitting(store, model) is not None
+
+
+def test_info_is_of_one_state(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here a build ends between the numbers and the look at the index that goes with them."""
+    built = threading.Event()
+
+    def late(*given: Any) -> Any:
+        if not built.is_set():
+            built.set()
+            with closing(Store.open(folder)) as another:
+                add(another, made(1, 1000), 3000)
+                refresh(another)
+        return find_index(*given)
+
+    monkeypatch.setattr(nearest, "find_index", late)
+    with Catalog.open(folder, readonly=True) as catalog:
+        told = catalog.info()
+    assert (told.images, told.vectors, told.neighbours.covered) == (4000, 4000, 4000)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer import Catalog, CatalogError, InvalidArgument, PictureError
+from indexer import Catalog, CatalogError, InvalidArgument, PictureError, WrongModel
 from indexer.neighbours import stamp
 from indexer.pictures import scan
 from indexer.verbs import nearest
@@ -83,6 +83,38 @@ def test_a_new_picture_in_any_form(filled: Catalog, fake: FakeEmbedder, tmp_path
     best = filled.query(given, k=1)[0]
     assert best.path.endswith("large/25.png")
     assert best.score > 0.99
+
+
+def test_a_build_seals_while_a_query_loads_its_model(
+    filled: Catalog, fake: FakeEmbedder, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.store.store.SEAL_SECONDS", 0.1)
+    new = save_picture(tmp_path / "new.png", 77)
+
+    def load(_: str) -> FakeEmbedder:
+        save_picture(pictures / "another.png", 77)
+        filled.build([pictures])
+        return fake
+
+    with Catalog.open(filled.folder, loader=load, readonly=True) as reader:
+        with pytest.raises(InvalidArgument, match="refused"):  # before anything is loaded
+            reader.query(new, where="no_such_column")
+        assert not (pictures / "another.png").exists()
+        assert reader.query(new, k=1)[0].path == str(pictures / "another.png")
+    report = Catalog.verify(filled.folder)
+    assert (report.problems, report.notes) == ((), ())
+
+
+def test_vectors_of_two_models_are_not_compared(filled: Catalog, pictures: Path, tmp_path: Path) -> None:
+    def load(_: str) -> FakeEmbedder:
+        with Catalog.open(filled.folder, model="other", loader=lambda _: FakeEmbedder("1" * 64)) as other:
+            other.build(switch_model=True)
+        return FakeEmbedder()
+
+    with Catalog.open(filled.folder, loader=load, readonly=True) as reader:
+        with pytest.raises(WrongModel, match="meanwhile"):
+            reader.query(save_picture(tmp_path / "new.png", 77))
+        assert len(reader.query(pictures / "a.png", k=3)) == 3  # of the other model by now
 
 
 def test_several_queries_keep_their_order_and_skip_what_is_broken(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import Catalog, CatalogNotFound
+from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound
 from indexer.pictures import scan
 from indexer.store import seal
 from indexer.store.store import FILE
@@ -239,6 +240,68 @@ def test_a_build_that_was_cut_off_is_no_damage(sound: Path) -> None:
     assert Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder()).repaired
     assert not list(sound.glob("*.tmp"))
     assert not Catalog.verify(sound).notes
+
+
+def test_a_disk_that_cannot_be_read_is_a_problem(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pread", fail)
+        assert Catalog.verify(sound).problems == (f"{FILE}: cannot be read (Input/output error)",)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", fail)
+        (problem,) = Catalog.verify(sound).problems
+        assert problem == "catalog.seal: the seal cannot be read (Input/output error)"
+
+
+def test_what_may_not_be_read_is_said(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which tells nothing of its soundness."""
+
+    def deny(path: Path, *_: object, **__: object) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as denied:
+        denied.setattr(Path, "read_bytes", deny)
+        with pytest.raises(CatalogError, match=r"catalog\.seal cannot be read \(Permission denied\)"):
+            Catalog.verify(sound)
+    monkeypatch.setattr(Path, "stat", deny)
+    for look in (Catalog.verify, Catalog.open):
+        with pytest.raises(CatalogError, match=r"cannot be reached \(Permission denied\)"):
+            look(sound)
+
+
+@pytest.mark.parametrize("name", ["\0" * 16, "../../" + "a" * 10, b"\xff" * 16, 7])
+def test_the_name_of_the_index_may_be_anything(sound: Path, pictures: Path, name: object) -> None:
+    before = contents(sound)
+    conn = sqlite3.connect(sound / FILE)
+    conn.execute("UPDATE meta SET value = ? WHERE key = 'neighbours'", [name])
+    conn.commit()
+    conn.close()
+    assert not Catalog.verify(sound).ok
+    with Catalog.open(sound, readonly=True) as catalog:
+        assert len(catalog.query(pictures / "a.png", k=3)) == 3
+        assert catalog.info().neighbours.covered == 0
+    assert Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder()).repaired
+    assert contents(sound) == before
+    assert Catalog.verify(sound).ok
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM contents WHERE id > 3",
+        "UPDATE roots SET path = 'text'",
+        "UPDATE contents SET sha256 = 5 WHERE id = 1",
+        "DELETE FROM meta",
+    ],
+)
+def test_rows_that_are_gone_or_harmed_are_damage(sound: Path, pictures: Path, sql: str) -> None:
+    harm(sound, sql)
+    opened = Catalog.open(sound, loader=lambda _: FakeEmbedder())
+    with opened as catalog, pytest.raises(CatalogDamaged, match="verify --repair"):
+        catalog.query(np.ones(48, np.float32), k=50)
+        catalog.build([pictures])
 
 
 def test_no_catalog(tmp_path: Path) -> None:

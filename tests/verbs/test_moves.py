@@ -1,0 +1,225 @@
+"""A file that is moved is never lost and overwrites nothing, whatever another program does to it meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from indexer.errors import PictureError
+from indexer.verbs import moves
+
+OLD, NEW = b"the picture", b"a new version"
+SHA256 = hashlib.sha256(OLD).hexdigest()
+
+at_once = pytest.mark.skipif(sys.platform != "linux", reason="only Linux looks and renames in one step")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "a.jpg").write_bytes(OLD)
+    return tmp_path / "from" / "a.jpg"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "to" / "a.jpg"
+
+
+def move(source: Path, target: Path) -> None:
+    moves.move(os.fsencode(source), os.fsencode(target), SHA256, os.lstat(source))
+
+
+def files(source: Path, target: Path) -> tuple[bytes | None, bytes | None]:
+    return source.read_bytes() if source.exists() else None, target.read_bytes() if target.exists() else None
+
+
+def save(path: Path) -> None:
+    """As a program does that keeps the old version until the new one is whole."""
+    path.with_suffix(".new").write_bytes(NEW)
+    os.replace(path.with_suffix(".new"), path)
+
+
+def before(monkeypatch: pytest.MonkeyPatch, where: object, name: str, act: Callable[[], object]) -> None:
+    """Another program acts just before the first call of a function."""
+    real = getattr(where, name)
+
+    def called(*args: object, **kwargs: object) -> object:
+        monkeypatch.setattr(where, name, real)
+        act()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(where, name, called)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """The system refuses the first call of a function of os."""
+
+    def refused() -> None:
+        raise OSError(number, os.strerror(number))
+
+    before(monkeypatch, os, name, refused)
+
+
+def other_disk(monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    real = moves.rename
+
+    def rename(old: bytes, new: bytes) -> None:
+        if old == os.fsencode(source):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        real(old, new)
+
+    refuse(monkeypatch, "link", errno.EXDEV)
+    monkeypatch.setattr(moves, "rename", rename)
+
+
+Disk = Callable[[pytest.MonkeyPatch, Path], None]
+KINDS: dict[str, Disk] = {
+    "links": lambda monkeypatch, source: None,
+    "no links": lambda monkeypatch, source: refuse(monkeypatch, "link", errno.EPERM),
+    "another disk": other_disk,
+}
+
+
+@pytest.fixture(params=KINDS)
+def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, source: Path) -> str:
+    KINDS[request.param](monkeypatch, source)
+    return str(request.param)
+
+
+def test_a_file_is_moved(disk: str, source: Path, target: Path) -> None:
+    os.utime(source, ns=(10**18, 10**18))
+    move(source, target)
+    assert files(source, target) == (None, OLD)
+    assert target.stat().st_mtime_ns == 10**18
+    assert [path.name for path in target.parent.iterdir()] == ["a.jpg"]
+
+
+def test_what_is_at_the_target_stays(disk: str, source: Path, target: Path) -> None:
+    target.parent.mkdir()
+    target.write_bytes(NEW)
+    with pytest.raises(FileExistsError):
+        move(source, target)
+    assert files(source, target) == (OLD, NEW)
+
+
+@at_once
+def test_what_comes_to_the_target_after_a_look_stays(
+    disk: str, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.parent.mkdir()
+    target.write_bytes(NEW)
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    with pytest.raises(FileExistsError):
+        move(source, target)
+    assert files(source, target) == (OLD, NEW)
+
+
+def test_without_a_rename_that_looks(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moves, "_rename_at_once", lambda *_: errno.EINVAL)
+    target.parent.mkdir()
+    target.write_bytes(NEW)
+    with pytest.raises(FileExistsError):
+        moves.rename(os.fsencode(source), os.fsencode(target))
+    assert files(source, target) == (OLD, NEW)
+    target.unlink()
+    moves.rename(os.fsencode(source), os.fsencode(target))
+    assert files(source, target) == (None, OLD)
+
+
+def test_a_version_that_is_saved_meanwhile_stays(
+    disk: str, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before(monkeypatch, moves, "sync_folder", lambda: save(source))
+    if disk == "no links":
+        move(source, target)  # by then nothing of the move is left to do
+    else:
+        with pytest.raises(PictureError, match="changed"):
+            move(source, target)
+    assert files(source, target) == (NEW, OLD)
+
+
+def test_what_is_written_into_it_meanwhile_stays(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before(monkeypatch, moves, "sync_folder", lambda: source.write_bytes(NEW))
+    with pytest.raises(PictureError, match="changed"):
+        move(source, target)
+    assert files(source, target) == (NEW, None)
+
+
+@pytest.mark.parametrize("kind", ["links", "no links"])
+def test_a_version_that_is_saved_just_before_stays(
+    kind: str, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    KINDS[kind](monkeypatch, source)
+    before(monkeypatch, os, "link", lambda: save(source))
+    with pytest.raises(PictureError, match="changed"):
+        move(source, target)
+    assert files(source, target) == (NEW, None)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_what_was_moved_stays_when_the_source_vanishes(
+    last: bool, disk: str, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = os.unlink
+
+    def vanished(path: bytes) -> None:
+        if path == os.fsencode(source):
+            unlink(path)
+        unlink(path)
+
+    if last:
+        monkeypatch.setattr(os, "unlink", vanished)
+    else:
+        before(monkeypatch, moves, "sync_folder", lambda: source.exists() and unlink(source))
+    move(source, target)
+    assert files(source, target) == (None, OLD)
+
+
+@pytest.mark.parametrize("vanishes", ["neither", "source", "target"])
+def test_a_source_that_may_not_go(vanishes: str, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The move is taken back, unless the target is all that is left."""
+    unlink = os.unlink
+
+    def refused(path: bytes) -> None:
+        if path != os.fsencode(source):
+            return unlink(path)
+        if vanishes != "neither":
+            unlink(source if vanishes == "source" else target)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "unlink", refused)
+    if vanishes == "source":
+        move(source, target)
+    else:
+        with pytest.raises(OSError, match="Permission" if vanishes == "neither" else "No such file"):
+            move(source, target)
+    assert files(source, target) == ((None, OLD) if vanishes == "source" else (OLD, None))
+
+
+def test_the_source_stays_until_its_bytes_are_at_the_target(source: Path, target: Path) -> None:
+    target.parent.mkdir()
+    for there, error in ((None, FileNotFoundError), (NEW, PictureError)):
+        if there:
+            target.write_bytes(there)
+        with pytest.raises(error):
+            moves.end_move(os.fsencode(source), os.fsencode(target), SHA256, os.lstat(source))
+        assert files(source, target) == (OLD, there)
+
+
+def test_a_copy_overwrites_only_what_was_seen(source: Path, target: Path) -> None:
+    target.parent.mkdir()
+    target.write_bytes(b"what is to go")
+    seen = os.lstat(target)
+    save(target)
+    with pytest.raises(PictureError, match="changed"):
+        moves.copy(os.fsencode(source), os.fsencode(target), SHA256, instead_of=seen)
+    assert files(source, target) == (OLD, NEW)
+    moves.copy(os.fsencode(source), os.fsencode(target), SHA256, instead_of=os.lstat(target))
+    assert files(source, target) == (OLD, OLD)
