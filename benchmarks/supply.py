@@ -89,7 +89,7 @@ class Costless(FakeEmbedder):
         vectors = np.random.default_rng(0).standard_normal((batch_size, DIM), np.float32)
         self.vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    def forward(self, batch: Pixels) -> Embedded:
+    def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
         rows = len(batch)
         return Embedded(self.vectors[:rows], np.tile(np.arange(5), (rows, 1)), np.full((rows, 5), 0.1, np.float32))
 

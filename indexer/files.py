@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 from .errors import CatalogError
@@ -25,16 +26,25 @@ def changing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def temporary_of(target: Path) -> Path:
+    """Where a file is until it is whole: beside its target, by a name that no file of a user's has.
+
+    It is always the same, so whoever tries again after a crash writes over what was left.
+    """
+    return target.parent / f".indexer-{sha256(os.fsencode(target.name)).hexdigest()[:16]}{target.suffix}.tmp"
+
+
 @contextmanager
 def replacement(target: Path) -> Iterator[Path]:
     """A file to be filled, which then takes the place of another; a crash leaves the old one or the new one.
 
     Raises CatalogError where the disk refuses.
     """
-    temporary = target.with_name(target.name + ".tmp")
+    temporary = temporary_of(target)
     with changing(target):
         try:
             yield temporary
+            _sync(temporary)
             os.replace(temporary, target)
             sync_folder(target.parent)
         except BaseException:
@@ -46,8 +56,6 @@ def replace_file(target: Path, data: bytes) -> None:
     """Write a file whole, see replacement()."""
     with replacement(target) as temporary, temporary.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def remove_left_over(folder: Path) -> None:
@@ -70,6 +78,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync(file: Path) -> None:
+    """Have a file on the disk."""
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
 
 
 def require_local(folder: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 
-from indexer.embed.embedder import Embedded, Vectors
+from indexer.embed.embedder import Embedded, Vectors, fitted
 from indexer.embed.streams import in_threads
-from indexer.preprocess import Pixels, fit_array
+from indexer.preprocess import Pixels
 from indexer.records import Label, ModelId, Preprocess
 
 SIDE = 32
@@ -30,7 +30,7 @@ class FakeEmbedder:
         self.batch_size = batch_size
         self.batches: list[int] = []
 
-    def forward(self, batch: Pixels) -> Embedded:
+    def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
         self.batches.append(len(batch))
         cells = batch.astype(np.float32).reshape(len(batch), 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(len(batch), -1)
         brightness = cells.mean(axis=1)
@@ -38,22 +38,24 @@ class FakeEmbedder:
         with np.errstate(invalid="ignore"):
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         order = np.stack([np.argsort([b, abs(b - 128), 255 - b]) for b in brightness])
-        return Embedded(vectors, order, np.tile(np.array([[0.6, 0.3, 0.1]], np.float32), (len(batch), 1)))
+        probabilities = np.tile(np.array([[0.6, 0.3, 0.1]], np.float32), (len(batch), 1))
+        return Embedded(vectors, order[:, :k], probabilities[:, :k])
+
+    def forward_tokens(self, batch: Pixels) -> Vectors:
+        return self.forward(batch).vectors[:, None, :]
 
     def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
         for batch in batches:
             yield None if batch is None else self.forward(batch)
 
     def embed(self, images: Sequence[Pixels]) -> Vectors:
-        return self.forward(np.stack([fit_array(image, self.preprocess) for image in images])).vectors
+        return self.forward(fitted(images, self.preprocess)).vectors
 
     def tokens(self, images: Sequence[Pixels]) -> Vectors:
-        return self.embed(images)[:, None, :]
+        return self.forward_tokens(fitted(images, self.preprocess))
 
     def classify(self, images: Sequence[Pixels], k: int = 5) -> list[tuple[Label, ...]]:
-        fitted = np.stack([fit_array(image, self.preprocess) for image in images])
-        rows = self.forward(fitted).indices[:, :k].tolist()
-        return [tuple(Label(CLASSES[i][1], i, 0.5) for i in row) for row in rows]
+        return self.forward(fitted(images, self.preprocess), k).labels(CLASSES)
 
 
 class AheadEmbedder(FakeEmbedder):

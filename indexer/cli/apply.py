@@ -24,9 +24,9 @@ from . import common
     show_default=True,
     help="What becomes of what the plan removes; links point to the image that is kept.",
 )
-@click.option("--to", metavar="DIR", type=click.Path(path_type=Path), help="Where --action move puts files.")
+@click.option("--to", metavar="DIR", type=common.a_folder, help="Where --action move puts files.")
 @click.option("--yes", is_flag=True, help="Really do it; without, only say what would be done.")
-@click.option("--log", metavar="FILE", type=click.Path(path_type=Path), help="The undo log. Default: PLAN.log.")
+@click.option("--log", metavar="FILE", type=common.a_file, help="The undo log. Default: PLAN.log.")
 @click.option("--undo", metavar="LOG", type=click.Path(path_type=Path), help="Put back what this log says was done.")
 @common.json_option
 @common.debug_option

@@ -46,6 +46,6 @@ def classify(
             click.echo(jsonl.dumps({"path": path, "labels": jsonl.labels(labels)}))
         else:
             for label in labels:
-                click.echo(f"{text.short(path)}\t{label.probability:.4f}\t{label.label}")
+                click.echo(f"{text.short(path)}\t{label.probability:.4f}\t{text.printable(label.label)}")
     common.say_skipped(skipped)
     common.finish(skipped, done)

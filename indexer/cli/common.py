@@ -14,6 +14,7 @@ import click
 from ..embed.zoo import DEFAULT_MODEL
 from ..errors import CatalogNotFound
 from ..records import Skipped
+from ..render.text import printable, skips
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,12 +28,28 @@ FOLDER = ".indexer"
 VARIABLE = "INDEXER_CATALOG"
 SOME_SKIPPED = 3
 
+
+class Place(click.Path):
+    """Where something is to be, as a Path. An empty one would mean this folder, which nobody means by it."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Raises BadParameter, which is wrong usage."""
+        if not os.fspath(value):
+            self.fail("An empty path names nothing. Give that of a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+a_folder = Place(path_type=Path)
+a_file = Place(path_type=Path, dir_okay=False, readable=False)
+
 catalog_option = click.option(
     "--catalog",
     metavar="DIR",
     envvar=VARIABLE,
     show_envvar=True,
-    type=click.Path(path_type=Path),
+    type=a_folder,
     help="The catalog. Default: the nearest .indexer/ here or above.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -135,14 +152,12 @@ def show(table: RenderableType) -> None:
 
 
 def say(message: str) -> None:
-    """Talk, on stderr."""
-    click.echo(message, err=True)
+    """Talk, on stderr, in one line that no name in it can break or colour."""
+    click.echo(printable(message), err=True)
 
 
 def say_skipped(skipped: Iterable[Skipped]) -> None:
     """Why some named pictures were left out."""
-    from ..render.text import skips
-
     for line in skips(skipped):
         say(f"Skipped {line}")
 

@@ -12,7 +12,7 @@ from . import common
 
 @click.command(short_help="Vectors of some pictures, as a .npy file.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
-@click.option("-o", "--out", required=True, metavar="FILE.npy", type=click.Path(path_type=Path), help="Where to.")
+@click.option("-o", "--out", required=True, metavar="FILE.npy", type=common.a_file, help="Where to.")
 @click.option("--tokens", is_flag=True, help="Unpooled tokens (N, T, dim) instead of pooled pre-logits (N, dim).")
 @common.model_option()
 @common.model_options
@@ -33,7 +33,7 @@ def embed(
     as_json: bool,
 ) -> None:
     """Pooled pre-logits of each IMAGE, unit length, float32, a row an image in their order; no catalog is used."""
-    from ..render import jsonl
+    from ..render import jsonl, text
     from ..verbs.embed import embed_files
 
     embedder = common.loader(device, precision, batch_size)(model or DEFAULT_MODEL)
@@ -41,6 +41,6 @@ def embed(
     if as_json:
         click.echo(jsonl.dumps({"shape": shape, "model": embedder.id.key, "skipped": [jsonl.skip(s) for s in skipped]}))
     else:
-        click.echo(f"{out}: {' x '.join(map(str, shape))} float32, {embedder.id.key}")
+        click.echo(text.printable(f"{out}: {' x '.join(map(str, shape))} float32, {embedder.id.key}"))
     common.say_skipped(skipped)
     common.finish(skipped, shape[0])

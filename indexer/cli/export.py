@@ -10,18 +10,18 @@ from . import common
 
 
 @click.command(short_help="Vectors and metadata for other tools.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=common.a_file)
 @common.catalog_option
 @common.json_option
 @common.debug_option
 def export(file: Path, catalog: Path | None, as_json: bool) -> None:
     """Write every image with its vector to FILE: .parquet, .npy (and .csv beside), .csv or .jsonl by its ending."""
     from ..render import jsonl
-    from ..render.text import plural
+    from ..render.text import plural, printable
 
     with common.open_catalog(catalog) as opened:
         report = opened.export(file)
     if as_json:
         click.echo(jsonl.dumps({"file": report.file, "rows": report.rows}))
     else:
-        click.echo(f"{report.file}: {plural(report.rows, 'row')}")
+        click.echo(f"{printable(report.file)}: {plural(report.rows, 'row')}")

@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..preprocess import Pixels
+from ..errors import InvalidArgument, ModelError
+from ..preprocess import Pixels, fit_array
 from ..records import FLOAT, INT8, Label, ModelId, Preprocess
 from .zoo import DEFAULT_MODEL
 
@@ -18,6 +19,8 @@ Vectors = npt.NDArray[np.float32]
 """float32, (N, dim), unit rows."""
 
 TOP_LABELS = 5
+# why a picture is skipped for which a pass gives nothing usable
+NO_VECTOR = "the model gives no usable vector for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,23 @@ class Embedded:
     indices: npt.NDArray[np.int64]
     probabilities: Vectors
 
+    @property
+    def usable(self) -> npt.NDArray[np.bool_]:
+        """Whether a vector has a direction, and all that was found of the picture is finite, (N,)."""
+        return finite(self.vectors) & self.vectors.any(axis=1) & finite(self.probabilities)
+
+    def labels(self, classes: Sequence[tuple[str, str]]) -> list[tuple[Label, ...]]:
+        """The most probable classes by row. classes: the model's, see Embedder."""
+        both = zip(self.indices.tolist(), self.probabilities.tolist(), strict=True)
+        return [tuple(Label(classes[i][1], i, p) for i, p in zip(*row, strict=True)) for row in both]
+
 
 class Embedder(Protocol):
-    """A model that turns pictures into vectors."""
+    """A model that turns pictures into vectors.
+
+    Pictures that are fitted to it already are one array, (N, H, W, 3), and pictures of any size a sequence of arrays:
+    what takes the one does not take the other.
+    """
 
     @property
     def id(self) -> ModelId:
@@ -68,11 +85,15 @@ class Embedder(Protocol):
     def preprocess(self) -> Preprocess:
         """How pictures become its input."""
 
-    def forward(self, batch: Pixels) -> Embedded:
+    def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
         """Vectors and classes of pictures that are fitted already.
 
-        batch: uint8 RGB, (N, H, W, 3) of the model's input size.
+        batch: uint8 RGB, (N, H, W, 3) of the model's input size. k: so many classes; None is up to TOP_LABELS.
+        Raises ModelError for a k without a classifier, InvalidArgument for one that it has not.
         """
+
+    def forward_tokens(self, batch: Pixels) -> Vectors:
+        """Unpooled features of pictures that are fitted already, (N, T, dim). batch: as for forward()."""
 
     def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
         """forward() of one batch after the other, in order, the next ones under way meanwhile.
@@ -90,6 +111,31 @@ class Embedder(Protocol):
 
     def classify(self, images: Sequence[Pixels], k: int = TOP_LABELS) -> list[tuple[Label, ...]]:
         """The k most probable classes of pictures of any size."""
+
+
+def finite(rows: Vectors) -> npt.NDArray[np.bool_]:
+    """Whether all numbers of a row are, (N,). rows: of any shape, (N, ...)."""
+    found: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(rows), axis=tuple(range(1, rows.ndim)))
+    return found
+
+
+def fitted(images: Sequence[Pixels], spec: Preprocess) -> Pixels:
+    """Pictures of any size as a batch for forward()."""
+    if not len(images):
+        return np.empty((0, *spec.size, 3), np.uint8)
+    return np.stack([fit_array(np.asarray(image), spec) for image in images])
+
+
+def count_of_labels(embedder: Embedder, k: int | None) -> int:
+    """What k is for a model; see Embedder.forward()."""
+    have = len(embedder.classes)
+    if k is None:
+        return min(TOP_LABELS, have)
+    if not have:
+        raise ModelError(f"{embedder.id.name} has no classifier. Choose a model with one: indexer models.")
+    if not 1 <= k <= have:
+        raise InvalidArgument(f"k={k} is outside 1 to {have}, the classes of {embedder.id.name}.")
+    return k
 
 
 def is_exact(embedder: Embedder) -> bool:

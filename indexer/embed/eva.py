@@ -21,9 +21,9 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import InvalidArgument, ModelError, OutOfMemory
 from ..machine import cores
-from ..preprocess import RESAMPLING, Pixels, fit_array
+from ..preprocess import RESAMPLING, Pixels
 from ..records import FLOAT, INT8, Label, ModelId, Preprocess
-from .embedder import TOP_LABELS, Embedded, Vectors
+from .embedder import TOP_LABELS, Embedded, Vectors, count_of_labels, fitted
 from .fused import fuse
 from .linears import Int8Linears, best_linears, can_int8
 from .pipeline import SLOTS, Outputs, Pipeline, saved_by_compiling
@@ -101,16 +101,23 @@ class TimmEmbedder:
         """How pictures become its input."""
         return self.id.preprocess
 
-    def forward(self, batch: Pixels) -> Embedded:
-        """Vectors and classes of fitted pictures, uint8 (N, H, W, 3), in one forward pass each.
+    def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
+        """Vectors and classes of fitted pictures, uint8 (N, H, W, 3), in one forward pass each; see Embedder.forward().
 
         Out of memory halves the batch and goes on.
         Raises OutOfMemory when one single picture does not fit the device.
         """
+        labels = count_of_labels(self, k)
         if not len(batch):
-            nothing = np.empty((0, min(TOP_LABELS, len(self.classes))), np.float32)
+            nothing = np.empty((0, labels), np.float32)
             return Embedded(np.empty((0, self.id.dim), np.float32), nothing.astype(np.int64), nothing)
-        return _joined(self._in_batches(batch, self._embed_once))
+        return _joined(self._in_batches(batch, lambda part: self._embed_once(part, labels)))
+
+    def forward_tokens(self, batch: Pixels) -> Vectors:
+        """Unpooled features of fitted pictures, uint8 (N, H, W, 3), as tokens() gives them."""
+        if not len(batch):
+            return np.empty((0, 0, self.id.dim), np.float32)
+        return np.concatenate(self._in_batches(batch, self._tokens_once))
 
     def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
         """forward() of one batch after the other; see Embedder.stream().
@@ -181,7 +188,7 @@ class TimmEmbedder:
         Raises OutOfMemory when one single image does not fit the device.
         Source: the timm model card of eva_large_patch14_196.in22k_ft_in22k_in1k, 'Image Embeddings'.
         """
-        return self.forward(self._fitted(images)).vectors
+        return self.forward(fitted(images, self.preprocess)).vectors
 
     def tokens(self, images: Sequence[Pixels]) -> Vectors:
         """Unpooled features of a batch.
@@ -190,10 +197,7 @@ class TimmEmbedder:
         Returns (N, T, dim) float32, as forward_features() gives them: (N, 197, 1024) for EVA-L/196, the class token
         first; for a convolutional model every place of its last feature map is a token.
         """
-        fitted = self._fitted(images)
-        if not len(fitted):
-            return np.empty((0, 0, self.id.dim), np.float32)
-        return np.concatenate(self._in_batches(fitted, self._tokens_once))
+        return self.forward_tokens(fitted(images, self.preprocess))
 
     def classify(self, images: Sequence[Pixels], k: int = TOP_LABELS) -> list[tuple[Label, ...]]:
         """The k most probable classes of each picture, best first.
@@ -201,24 +205,7 @@ class TimmEmbedder:
         images: uint8 RGB arrays of any size, (H, W, 3).
         Raises ModelError for a model without a classifier.
         """
-        if not self.classes:
-            raise ModelError(f"{self.id.name} has no classifier. Choose a model with one: indexer models.")
-        if not 1 <= k <= len(self.classes):
-            raise InvalidArgument(f"k={k} is outside 1 to {len(self.classes)}, the classes of {self.id.name}.")
-        fitted = self._fitted(images)
-        if not len(fitted):
-            return []
-        embedded = _joined(self._in_batches(fitted, lambda part: self._embed_once(part, k)))
-        return [
-            tuple(Label(self.classes[i][1], int(i), float(p)) for i, p in zip(row, probabilities, strict=True))
-            for row, probabilities in zip(embedded.indices, embedded.probabilities, strict=True)
-        ]
-
-    def _fitted(self, images: Sequence[Pixels]) -> Pixels:
-        height, width = self.preprocess.size
-        if not len(images):
-            return np.empty((0, height, width, 3), np.uint8)
-        return np.stack([fit_array(np.asarray(image), self.preprocess) for image in images])
+        return self.forward(fitted(images, self.preprocess), k).labels(self.classes)
 
     def _in_batches(self, batch: Pixels, run: Callable[[Pixels], T]) -> list[T]:
         results, start = [], 0
@@ -265,7 +252,7 @@ class TimmEmbedder:
         return vectors, top.indices, top.values
 
     @torch.inference_mode()
-    def _embed_once(self, batch: Pixels, k: int = TOP_LABELS) -> Embedded:
+    def _embed_once(self, batch: Pixels, k: int) -> Embedded:
         outputs = self._outputs(torch.from_numpy(batch).to(self._device), k)
         vectors, indices, probabilities = (output.cpu().numpy() for output in outputs)
         return Embedded(vectors, indices, probabilities)

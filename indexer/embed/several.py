@@ -85,9 +85,13 @@ class SeveralDevices:
         """How pictures become its input."""
         return self._first.preprocess
 
-    def forward(self, batch: Pixels) -> Embedded:
+    def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
         """See Embedder; on the first device."""
-        return self._first.forward(batch)
+        return self._first.forward(batch, k)
+
+    def forward_tokens(self, batch: Pixels) -> Vectors:
+        """See Embedder; on the first device."""
+        return self._first.forward_tokens(batch)
 
     def embed(self, images: Sequence[Pixels]) -> Vectors:
         """See Embedder; on the first device."""

@@ -21,6 +21,8 @@ from .choosing import FLAT
 
 MAGIC = b"IDXNBRS4"
 PATTERN = "neighbours-*.faiss"
+# the second is what replacement() calls them, the first what it called them once
+HALF_WRITTEN = ("neighbours-*.tmp", ".indexer-*.faiss.tmp")
 _TRAILER = 4 + 4 + len(MAGIC)
 _BLOCK = 1 << 24
 # a checksum that takes longer than 50 ms is not worth its time at every opening; crc32 runs at some GB/s
@@ -61,9 +63,10 @@ class Stamp:
 def remove_others(path: Path) -> None:
     """Delete the index files beside the current one, half-written ones too. Who has one of them open keeps it."""
     with changing(path.parent):
-        for other in [*path.parent.glob(PATTERN), *path.parent.glob("neighbours-*.tmp")]:
-            if other != path:
-                other.unlink(missing_ok=True)
+        for pattern in (PATTERN, *HALF_WRITTEN):
+            for other in path.parent.glob(pattern):
+                if other != path:
+                    other.unlink(missing_ok=True)
 
 
 def path_of(folder: Path, name: str) -> Path:
@@ -124,15 +127,13 @@ def read_stamp(path: Path) -> Stamp | None:
 
 
 def append_stamp(path: Path, stamp: Stamp) -> Stamp:
-    """End an index file with its stamp, and have it all on the disk. Returns the stamp, filled in."""
+    """End an index file with its stamp. Returns the stamp, filled in."""
     size = path.stat().st_size
     finished = replace(stamp, bytes=size, crc32=_checksum(path, (0, size)))
     finished = replace(finished, guard=_checksum(path, *_guarded(finished)))
     text = json.dumps(asdict(finished)).encode() + b"\n"
     with path.open("ab") as file:
         file.write(text + zlib.crc32(text).to_bytes(4, "little") + len(text).to_bytes(4, "little") + MAGIC)
-        file.flush()
-        os.fsync(file.fileno())
     return finished
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..errors import IndexerError
+from ..files import replacement
 from ..pictures.single import thumbnails
-from ..records import TIERS, Calibration, DuplicatesReport, QueryResult
+from ..records import Calibration, DuplicateGroup, DuplicateImage, DuplicatesReport, ImageRecord, QueryResult
 from .text import approximate, found_duplicates, printable, size
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ THUMBNAIL = 320
 ZOOMED = 480
 MANY = 1000
 # a page of more is no pleasure for anybody; the plan has all of them
-MOST_GROUPS = 1000
+MOST_GROUPS, MOST_IMAGES = 1000, 5000
+MOST_OF_A_GROUP = 50
 # files that are held in memory at once
 _AT_ONCE = 64
 
@@ -35,16 +36,39 @@ def write_gallery(results: Sequence[QueryResult], file: Path) -> None:
 
 
 def write_groups(report: DuplicatesReport, file: Path) -> None:
-    """Write one page with every group of duplicates side by side."""
-    shown = report.groups[:MOST_GROUPS]
-    paths = [image.path for group in shown for image in group.images]
-    pictures = _pictures(paths, ZOOMED if len(paths) <= MANY else THUMBNAIL)
-    _write(file, "groups.html", report=report, groups=shown, pictures=pictures, tiers=TIERS)
+    """Write one page with the groups of duplicates, the images of each side by side, as many as a page is good for."""
+    shown = list(_shown(report.groups))
+    images = [image.image for _, part in shown for image in part]
+    pictures = _by_content(images, ZOOMED if len(images) <= MANY else THUMBNAIL)
+    _write(file, "groups.html", report=report, groups=shown, pictures=pictures)
 
 
 def write_calibration(found: Calibration, file: Path) -> None:
     """Write one page with the thresholds and a plot."""
     _write(file, "calibration.html", found=found)
+
+
+def _shown(groups: Sequence[DuplicateGroup]) -> Iterator[tuple[DuplicateGroup, Sequence[DuplicateImage]]]:
+    """Groups, and the images of each, the one to keep first."""
+    room = MOST_IMAGES
+    for group in groups[:MOST_GROUPS]:
+        part = group.images[:MOST_OF_A_GROUP]
+        room -= len(part)
+        if room < 0:
+            return
+        yield group, part
+
+
+def _by_content(images: Iterable[ImageRecord], side: int) -> dict[str, str | None]:
+    """One picture for all files of the same bytes, by their SHA-256; from another where one cannot be had any more."""
+    files: dict[str, list[str]] = {}
+    for image in images:
+        files.setdefault(image.sha256, []).append(image.path)
+    found: dict[str, str | None] = {}
+    while left := {digest: paths.pop(0) for digest, paths in files.items() if paths and not found.get(digest)}:
+        pictures = _pictures(left.values(), side)
+        found.update((digest, pictures[path]) for digest, path in left.items())
+    return found
 
 
 def _pictures(paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, str | None]:
@@ -58,14 +82,8 @@ def _pictures(paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, str | No
 
 
 def _write(file: Path, template: str, **values: Any) -> None:
-    page = _environment().get_template(template).render(**values)
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise IndexerError(f"{file} cannot be written ({error.strerror}). Choose another place.") from error
+    with replacement(file) as temporary, temporary.open("w", encoding="utf-8") as page:
+        page.writelines(_environment().get_template(template).generate(**values))
 
 
 @cache

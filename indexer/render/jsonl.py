@@ -31,8 +31,11 @@ _BUILD = (
 
 
 def dumps(value: dict[str, Any]) -> str:
-    """One line of ASCII; bytes of a file name that are no Unicode come as \\udcXX."""
-    return json.dumps(value, ensure_ascii=True)
+    """One line of ASCII; bytes of a file name that are no Unicode come as \\udcXX.
+
+    Raises ValueError for a number that is not finite: JSON has none.
+    """
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)
 
 
 def build(report: BuildReport) -> dict[str, Any]:

@@ -82,8 +82,9 @@ def build(report: BuildReport) -> Iterator[str]:
     yield "  " + (", ".join(f"{name} {count:,}" for name, count in counts.items()) or "no pictures found")
     if report.embedded:
         yield (
-            f"  embedded {report.embedded:,} at {report.images_per_second:.1f} pictures/s with {report.model} "
-            f"on {report.device}, {report.precision}; {report.seconds:.1f} s in all"
+            f"  embedded {report.embedded:,} at {report.images_per_second:.1f} pictures/s "
+            f"with {printable(report.model or '')} on {report.device}, {report.precision}; "
+            f"{report.seconds:.1f} s in all"
         )
     else:
         yield f"  nothing to embed ({report.seconds:.2f} s)"
@@ -127,7 +128,7 @@ def info(found: CatalogInfo) -> Iterator[tuple[str, str]]:
     """Names and values."""
     yield "catalog", printable(str(Path(found.catalog).absolute()))
     yield "format", str(found.format)
-    yield "model", f"{found.model} ({found.dim} dimensions)" if found.model else "none yet"
+    yield "model", f"{printable(found.model)} ({found.dim} dimensions)" if found.model else "none yet"
     for root in found.roots:
         yield "folder", printable(root)
     yield "images", f"{found.images:,} ({found.contents:,} different, {found.vectors:,} vectors)"
@@ -162,7 +163,9 @@ def _dimensions(image: ImageRecord) -> str:
 def _label(image: ImageRecord) -> str:
     from rich.markup import escape
 
-    return escape(f"{image.labels[0].label.split(',')[0]} {image.labels[0].probability:.0%}") if image.labels else ""
+    if not image.labels:
+        return ""
+    return escape(printable(f"{image.labels[0].label.split(',')[0]} {image.labels[0].probability:.0%}"))
 
 
 def verify(report: VerifyReport) -> Iterator[str]:
@@ -247,7 +250,7 @@ def calibration(found: Calibration) -> Iterator[str]:
     """The thresholds, and what they would do."""
     yield (
         f"Measured on {plural(found.sample, 'picture')} with ten edits each and {found.pairs:,} pairs of different "
-        f"pictures; {found.model}."
+        f"pictures; {printable(found.model)}."
     )
     yield f"copy      from {found.copy:.2f}, then verified"
     yield f"similar   from {found.similar:.2f}"

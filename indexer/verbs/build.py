@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..embed.embedder import Embedded, Embedder, is_exact
+from ..embed.embedder import NO_VECTOR, Embedded, Embedder, is_exact
 from ..errors import UnsafeRemoval
 from ..files import remove_left_over
 from ..machine import cores
@@ -26,7 +26,6 @@ from ..store.lock import vouch
 from ..store.rows import Entry, Known, Refusal, StoredModel
 from ..store.store import Store
 from ..store.survey import Survey
-from ..store.vectors import have_direction
 from ..store.writer import Writer
 from . import nearest
 from .roots import Place, parts, resolve
@@ -38,7 +37,6 @@ STRETCH = 1000
 MAX_WORKERS = 32
 # more than this share of a root vanishing at once looks like an accident
 SAFE_REMOVAL = 0.10
-NO_VECTOR = "the model gives no usable vector for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +287,7 @@ class _Build:
 
     def _take(self, batch: Batch, embedded: Embedded | None, older: dict[bytes, int], window: _Window) -> None:
         """Put what came of a batch into the commit window."""
-        usable = have_direction(embedded.vectors).tolist() if embedded else []
+        usable = embedded.usable.tolist() if embedded else []
         labels = _labels(embedded) if embedded else []
         before = {}
         if older:

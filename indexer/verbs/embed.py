@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from ..embed.embedder import Embedder
-from ..errors import IndexerError, InvalidArgument, PictureError
+from ..embed.embedder import NO_VECTOR, Embedder, finite
+from ..errors import InvalidArgument, PictureError
+from ..files import replacement
 from ..pictures.decode import MAX_PIXELS
 from ..pictures.single import prepare_each
 from ..pictures.workers import Limits
@@ -31,25 +32,27 @@ def embed_files(
     """
     if out.suffix != ".npy":
         raise InvalidArgument(f"{out} does not end in .npy. Name the file that way; it is NumPy's format.")
-    run: Callable[[Sequence[Pixels]], npt.NDArray[np.float32]] = embedder.tokens if tokens else embedder.embed
     skipped: list[Skipped] = []
-    temporary = out.with_name(out.name + ".tmp")
     shape: tuple[int, ...] = (0, embedder.id.dim)
-    try:
-        with temporary.open("wb+") as file, closing(stretches(embedder, paths, skipped, max_pixels)) as batches:
-            _write_header(file, shape)
-            for _, pixels in batches:
-                rows = np.ascontiguousarray(run(pixels))
-                file.write(rows.tobytes())
-                shape = (shape[0] + len(rows), *rows.shape[1:])
-            file.seek(0)
-            _write_header(file, shape)  # numpy leaves room in the header for the rows to grow
-        os.replace(temporary, out)
-    except OSError as error:
-        raise IndexerError(f"{out} cannot be written ({error.strerror}). Choose another place with -o.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with (
+        replacement(out) as temporary,
+        temporary.open("wb") as file,
+        closing(stretches(embedder, paths, skipped, max_pixels)) as batches,
+    ):
+        _write_header(file, shape)
+        for places, pixels in batches:
+            if tokens:
+                rows = embedder.forward_tokens(pixels)
+                usable = finite(rows)
+            else:
+                embedded = embedder.forward(pixels)
+                rows, usable = embedded.vectors, embedded.usable
+            skipped += _without_vector(paths, places, usable)
+            rows = np.ascontiguousarray(rows[usable])
+            file.write(rows.tobytes())
+            shape = (shape[0] + len(rows), *rows.shape[1:])
+        file.seek(0)
+        _write_header(file, shape)  # numpy leaves room in the header for the rows to grow
     return shape, skipped
 
 
@@ -60,14 +63,22 @@ def classify_files(
     skipped: list[Skipped] = []
     with closing(stretches(embedder, paths, skipped, max_pixels)) as batches:
         for places, pixels in batches:
-            yield from zip((os.fspath(paths[i]) for i in places), embedder.classify(pixels, k), strict=True)
+            embedded = embedder.forward(pixels, k)
+            usable = embedded.usable
+            skipped += _without_vector(paths, places, usable)
+            for place, fine, labels in zip(places, usable, embedded.labels(embedder.classes), strict=True):
+                if fine:
+                    yield os.fspath(paths[place]), labels
     yield from skipped
 
 
 def stretches(
     embedder: Embedder, paths: Paths, skipped: list[Skipped], max_pixels: int
-) -> Generator[tuple[list[int], list[Pixels]], None, None]:
-    """At most a batch each: places in `paths`, and fitted pictures; what cannot be used is added to `skipped`."""
+) -> Generator[tuple[list[int], Pixels], None, None]:
+    """At most a batch each: places in `paths`, and fitted pictures for Embedder.forward(), (N, H, W, 3).
+
+    What cannot be used is added to `skipped`.
+    """
     places: list[int] = []
     pixels: list[Pixels] = []
     full = [os.fsencode(path) for path in paths]
@@ -79,10 +90,14 @@ def stretches(
             places.append(place)
             pixels.append(picture.pixels)
             if len(places) >= embedder.batch_size:
-                yield places, pixels
+                yield places, np.stack(pixels)
                 places, pixels = [], []
         if places:
-            yield places, pixels
+            yield places, np.stack(pixels)
+
+
+def _without_vector(paths: Paths, places: Sequence[int], usable: npt.NDArray[np.bool_]) -> Iterator[Skipped]:
+    return (Skipped(os.fspath(paths[place]), NO_VECTOR) for place, fine in zip(places, usable, strict=True) if not fine)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

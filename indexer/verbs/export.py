@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CatalogError, IndexerError, InvalidArgument
+from ..files import replacement
 from ..halves import unit
 from ..records import ExportReport, ImageRecord
 from ..store.rows import StoredModel
@@ -40,20 +40,11 @@ def export(store: Store, file: Path) -> ExportReport:
     writer = writers.get(file.suffix.lower())
     if writer is None:
         raise InvalidArgument(f"{file} has no ending that indexer exports. Use one of {', '.join(writers)}.")
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        with store.snapshot():
-            model = store.model()
-            if model is None:
-                raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
-            rows = writer(temporary, model.id.dim, _rows(store, model))
-        os.replace(temporary, file)
-        if writer is _write_npy:
-            os.replace(temporary.with_suffix(".csv"), file.with_suffix(".csv"))
-    except OSError as error:
-        raise IndexerError(f"{file} cannot be written ({error.strerror}). Choose another place.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with store.snapshot():
+        model = store.model()
+        if model is None:
+            raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
+        rows = writer(file, model.id.dim, _rows(store, model))
     return ExportReport(str(file), rows)
 
 
@@ -80,9 +71,9 @@ def _cells(image: ImageRecord) -> dict[str, Any]:
     }
 
 
-def _write_jsonl(out: Path, _dim: int, blocks: Iterator[list[Row]]) -> int:
+def _write_jsonl(target: Path, _dim: int, blocks: Iterator[list[Row]]) -> int:
     count = 0
-    with out.open("w", encoding="ascii") as file:
+    with replacement(target) as out, out.open("w", encoding="ascii") as file:
         for block in blocks:
             for image, vector in block:
                 file.write(json.dumps({**_cells(image), "vector": _numbers(vector)}) + "\n")
@@ -90,9 +81,9 @@ def _write_jsonl(out: Path, _dim: int, blocks: Iterator[list[Row]]) -> int:
     return count
 
 
-def _write_csv(out: Path, dim: int, blocks: Iterator[list[Row]], *, vectors: bool = True) -> int:
+def _write_csv(target: Path, dim: int, blocks: Iterator[list[Row]], *, vectors: bool = True) -> int:
     count = 0
-    with out.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with replacement(target) as out, out.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *(["vector"] if vectors else [])])
         for block in blocks:
@@ -104,11 +95,11 @@ def _write_csv(out: Path, dim: int, blocks: Iterator[list[Row]], *, vectors: boo
     return count
 
 
-def _write_npy(out: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
+def _write_npy(target: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
     """The vectors as (N, dim) float32; the other columns go into a .csv beside, row for row."""
     count = 0
     header = {"descr": "<f4", "fortran_order": False}
-    with out.open("wb") as file:
+    with replacement(target) as out, out.open("wb") as file:
 
         def passing() -> Iterator[list[Row]]:
             nonlocal count
@@ -118,13 +109,13 @@ def _write_npy(out: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
                 yield block
 
         np.lib.format.write_array_header_1_0(file, {**header, "shape": (0, dim)})
-        _write_csv(out.with_suffix(".csv"), dim, passing(), vectors=False)
+        _write_csv(target.with_suffix(".csv"), dim, passing(), vectors=False)
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, dim)})
     return count
 
 
-def _write_parquet(out: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
+def _write_parquet(target: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -135,7 +126,7 @@ def _write_parquet(out: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
     fields = [*zip(COLUMNS, kinds, strict=True), ("vector", pa.list_(pa.float32(), dim))]
     schema = pa.schema(fields)
     count = 0
-    with pq.ParquetWriter(str(out), schema) as writer:
+    with replacement(target) as out, pq.ParquetWriter(str(out), schema) as writer:
         for block in blocks:
             cells = [_cells(image) for image, _ in block]
             columns = {name: [row[name] for row in cells] for name in COLUMNS}

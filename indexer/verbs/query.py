@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..embed.embedder import Embedder
+from ..embed.embedder import NO_VECTOR, Embedder
 from ..errors import CatalogError, InvalidArgument, PictureError, WrongModel
 from ..pictures.decode import MAX_PIXELS, to_rgb
 from ..pictures.scan import read_path
@@ -66,7 +66,7 @@ def query(
             if have_direction(row[None]).all():
                 vectors[i] = as_stored(row[None])[0]
             else:
-                skipped.append(Skipped(_name(pictures[i]), "the model gives no usable vector for it"))
+                skipped.append(Skipped(_name(pictures[i]), NO_VECTOR))
         with store.snapshot():
             if _model(store).id != model.id:
                 raise WrongModel("The catalog went over to another model meanwhile. Ask again.")
@@ -195,7 +195,7 @@ def _embedded(
         yield from zip(arrays, embedder.embed(list(arrays.values())), strict=True)
     with closing(stretches(embedder, [path for _, path in files], skipped, max_pixels)) as batches:
         for places, pixels in batches:
-            vectors = embedder.forward(np.stack(pixels)).vectors
+            vectors = embedder.forward(pixels).vectors
             yield from zip((files[place][0] for place in places), vectors, strict=True)
 
 

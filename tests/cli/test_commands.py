@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from indexer import Catalog, CatalogError
+from indexer.embed.embedder import NO_VECTOR
+from indexer.render import jsonl
 from indexer.verbs.export import defused
 
 from ..conftest import save_picture
-from ..fakes import FakeEmbedder
+from ..fakes import CLASSES, FakeEmbedder
 from .conftest import Run
 
 BUILD = {
@@ -126,6 +131,60 @@ def test_errors_are_one_line_with_an_exit_code(run: Run, words: list[str], code:
     assert not Path(".indexer").exists()
 
 
+EMPTY = "An empty path names nothing."
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["dedup", "--html", ""], EMPTY),
+        (["dedup", "--plan", ""], EMPTY),
+        (["query", "x.png", "--html", ""], EMPTY),
+        (["query", "x.png", "--html", "."], "File '.' is a directory"),
+        (["query", "x.png", "--html", "/"], "File '/' is a directory"),
+        (["calibrate", "--html", ""], EMPTY),
+        (["embed", "x.png", "-o", ""], EMPTY),
+        (["export", ""], EMPTY),
+        (["export", "folder.npy"], "File 'folder.npy' is a directory"),
+        (["apply", "plan.json", "--action", "move", "--to", ""], EMPTY),
+        (["apply", "plan.json", "--log", ""], EMPTY),
+        (["build", "pictures", "--catalog", ""], EMPTY),
+    ],
+)
+def test_a_result_needs_a_place(run: Run, pictures: Path, words: list[str], says: str) -> None:
+    Path("folder.npy").mkdir()
+    done = run(*words)
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
+    assert sorted(os.listdir()) == ["folder.npy", "pictures"]
+
+
+def test_an_output_may_be_there_and_unreadable(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    Path("out.jsonl").touch(mode=0o200)
+    assert run("export", "out.jsonl").code == 0
+    assert len(lines(Path("out.jsonl").read_text())) == 6
+
+
+def test_a_name_does_nothing_in_an_error(run: Run, pictures: Path) -> None:
+    name = "a\x1b[31mred\nline.png"
+    shown = "a\\x1b[31mred\\nline.png"
+    for words in (["info", "--catalog", name], ["build", name], ["embed", name, "-o", "v.npy"], ["info", name]):
+        done = run(*words)
+        assert shown in done.err
+        assert "\x1b" not in done.err
+        assert name not in done.err
+
+
+def test_a_label_does_nothing_on_a_terminal(run: Run, pictures: Path, fake: FakeEmbedder) -> None:
+    fake.classes = tuple((name, f"\x1b[31m{label}") for name, label in CLASSES)  # type: ignore[assignment]
+    done = run("classify", pictures / "a.png")
+    assert len(done.out.splitlines()) == 3
+    assert "\\x1b[31mgrey" in done.out
+    assert "\x1b" not in done.out
+    assert lines(run("classify", pictures / "a.png", "--json").out)[0]["labels"][0]["label"].startswith("\x1b[31m")
+
+
 def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Exception, match="There is no catalog"):
         run("info", "--debug")
@@ -182,15 +241,25 @@ def test_embed(run: Run, pictures: Path) -> None:
     assert list(Path().glob("*.tmp")) == []
 
 
+def test_what_is_beside_a_result_stays(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    for words in (["embed", "-o", "v.npy"], ["query", "--html", "page.html"]):
+        mine = Path(f"{words[2]}.tmp")
+        mine.write_text("mine")
+        assert run(words[0], pictures / "a.png", *words[1:]).code == 0
+        assert mine.read_text() == "mine"
+        assert Path(words[2]).is_file()
+
+
 def test_an_embed_that_is_cut_off_leaves_no_file(
     run: Run, pictures: Path, fake: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fake, "embed", cut_off)
+    monkeypatch.setattr(fake, "forward", cut_off)
     assert run("embed", pictures / "a.png", "-o", "v.npy").code == 130
-    assert list(Path().glob("v.npy*")) == []
+    assert os.listdir() == ["pictures"]
 
 
 def test_more_pictures_than_a_batch(run: Run, pictures: Path) -> None:
@@ -216,6 +285,40 @@ def test_classify(run: Run, pictures: Path) -> None:
     assert set(found) == {"path", "labels"}
     assert [set(label) for label in found["labels"]] == [{"label", "index", "probability"}] * 2
     assert len(run("classify", pictures / "a.png", "-k", "2").out.splitlines()) == 2
+
+
+@pytest.fixture
+def black(pictures: Path) -> Path:
+    """A picture for which the fake model gives no numbers."""
+    Image.new("RGB", (40, 30)).save(pictures / "black.png")
+    return pictures / "black.png"
+
+
+@pytest.mark.parametrize("tokens", [(), ("--tokens",)])
+def test_embed_skips_what_has_no_vector(run: Run, pictures: Path, black: Path, tokens: tuple[str, ...]) -> None:
+    done = run("embed", pictures / "b.png", black, pictures / "a.png", "-o", "v.npy", "--json", *tokens)
+    assert done.code == 3
+    (report,) = lines(done.out)
+    assert report["skipped"] == [{"path": str(black), "reason": NO_VECTOR}]
+    rows = np.load("v.npy")
+    assert report["shape"] == list(rows.shape)
+    assert len(rows) == 2
+    assert np.isfinite(rows).all()
+    assert run("embed", black, "-o", "none.npy", *tokens).code == 1
+
+
+def test_classify_skips_what_has_no_vector(run: Run, pictures: Path, black: Path) -> None:
+    done = run("classify", pictures / "b.png", black, pictures / "a.png", "--json")
+    assert done.code == 3
+    assert [line["path"] for line in lines(done.out)] == [str(pictures / "b.png"), str(pictures / "a.png")]
+    assert f"black.png: {NO_VECTOR}" in done.err
+    assert run("classify", black).code == 1
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_json_has_finite_numbers_only(number: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        jsonl.dumps({"probability": number})
 
 
 @pytest.fixture
@@ -270,6 +373,25 @@ def test_export_parquet(run: Run, exported: Path) -> None:
     assert table.num_rows == 8
     assert table.column_names == ["path", "sha256", "width", "height", "bytes", "labels", "vector"]
     assert np.linalg.norm(table["vector"][0].as_py()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.npy", "out.parquet"])
+def test_an_export_touches_no_other_file(run: Run, exported: Path, name: str) -> None:
+    for other in (f"{name}.tmp", f"{name}.csv"):  # which once were names of its own
+        Path(other).write_text("mine")
+    before = set(os.listdir())
+    assert run("export", name).code == 0
+    assert Path(f"{name}.tmp").read_text() == Path(f"{name}.csv").read_text() == "mine"
+    assert set(os.listdir()) - before == {name, "out.csv" if name == "out.npy" else name}
+
+
+@pytest.mark.parametrize("refused", ["out.npy", "out.csv"])
+def test_an_export_that_cannot_be_written_leaves_nothing(run: Run, exported: Path, refused: str) -> None:
+    Path(refused, "in the way").mkdir(parents=True)
+    before = set(os.listdir())
+    with pytest.raises(CatalogError, match=f"{refused} cannot be written"), Catalog.open(".indexer") as catalog:
+        catalog.export("out.npy")
+    assert set(os.listdir()) - before <= {"out.csv"}
 
 
 def test_export_refuses_an_unknown_ending(run: Run, exported: Path) -> None:

@@ -119,6 +119,17 @@ def test_what_is_left_alone_is_exit_code_three(run: Run, folder: Path) -> None:
     assert (folder / "small.jpg").exists()
 
 
+def test_a_plan_does_nothing_on_a_terminal(run: Run, folder: Path) -> None:
+    run("dedup", "--plan", "plan.json")
+    plan = json.loads(Path("plan.json").read_text())
+    for image in plan["groups"][0]["images"]:
+        image["path"] = "/\x1b[31mred"
+    Path("plan.json").write_text(json.dumps(plan))
+    done = run("apply", "plan.json")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "Error: The plan has /\\x1b[31mred twice. Delete one of the two.\n"
+
+
 def test_a_group_that_is_none(run: Run, folder: Path) -> None:
     (group,) = lines(run("dedup", "--json").out)
     done = run("dedup", "--keep-all", group["id"])

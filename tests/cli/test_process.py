@@ -145,6 +145,29 @@ def test_a_reader_that_is_gone_is_no_error(built: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["models", "info --json", "skips --help", "--help"])
+def test_results_that_do_not_fit_are_one_line(built: Path, words: str, unbuffered: str) -> None:
+    command = f"{' '.join(INDEXER)} {words} > /dev/full"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, shell=True, cwd=built, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: The results cannot be written (No space left on device). Make room, or send them elsewhere.\n"
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(built: Path, closed: str) -> None:
+    command = f"{' '.join(INDEXER)} dedup --html page.html {closed}"
+    done = subprocess.run(command, shell=True, cwd=built, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (built / "page.html").read_bytes().endswith(b"</html>")
+    (built / "page.html").unlink()
+
+
 def test_a_page_is_written_whoever_leaves(tmp_path: Path) -> None:
     for name in ("cat.jpg", "copy.jpg"):
         shutil.copy(PHOTOS / "cat.jpg", tmp_path / name)

@@ -12,6 +12,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from indexer.embed import eva, linears
+from indexer.embed.embedder import fitted
 from indexer.embed.linears import OpenBlasLinears, PackedLinears, best_linears
 
 from ..conftest import EVA_TINY
@@ -151,12 +152,12 @@ def test_openblas_has_one_thread_where_torch_has_one(photos: list[Any], monkeypa
 
     monkeypatch.setattr(np, "matmul", watched)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    fitted = model._fitted(photos[:1])
+    batch = fitted(photos[:1], model.preprocess)
     with threadpool_limits(2, "blas"):
-        assert len(list(model.stream([fitted], 1))) == 1
+        assert len(list(model.stream([batch], 1))) == 1
         assert not seen  # two cores share it
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-        assert len(list(model.stream([fitted], 1))) == 1
+        assert len(list(model.stream([batch], 1))) == 1
         assert set(seen) == {1}
         assert blas_threads() == 2
 

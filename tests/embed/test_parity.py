@@ -6,6 +6,7 @@ Embeddings'.
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ from PIL import Image
 
 from indexer import Embedder, load_embedder
 from indexer.embed.embedder import Vectors
-from indexer.preprocess import Pixels, fit_array
+from indexer.preprocess import LONGEST_ASPECT, Pixels, fit_array
+from indexer.records import Skipped
+from indexer.verbs.embed import classify_files, embed_files
 
 from ..conftest import EVA_TINY
 from .random_models import save_model
@@ -145,6 +148,43 @@ def test_one_forward_pass_gives_both(case: Case, arrays: list[Pixels]) -> None:
     assert cosines(embedded.vectors, unit(case.card.output[:2])).min() >= 0.99999
     assert np.array_equal(embedded.indices, best.indices.numpy())
     assert np.allclose(embedded.probabilities, best.values.numpy(), rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def cropping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that sees the middle of a picture, as most of timm's do."""
+    folder = tmp_path_factory.mktemp("models") / "cropping"
+    shutil.copytree(EVA_TINY, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["crop_pct"] = 0.875
+    (folder / "config.json").unlink()  # which may be read-only
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_files_are_cropped_once(cropping: Path, shapes: list[Image.Image], tmp_path: Path) -> None:
+    # of longer ones fit() resizes the middle alone
+    pictures = [picture for picture in shapes if max(picture.size) <= LONGEST_ASPECT * min(picture.size)]
+    files = [tmp_path / f"{number}.png" for number in range(len(pictures))]
+    for file, picture in zip(files, pictures, strict=True):
+        picture.save(file)
+    embedder, expected = load(cropping), card(cropping, pictures)
+
+    assert embed_files(embedder, files, tmp_path / "v.npy") == ((len(files), embedder.id.dim), [])
+    assert cosines(np.load(tmp_path / "v.npy"), unit(expected.pooled)).min() >= 0.99999
+
+    features = expected.features.numpy()
+    assert embed_files(embedder, files, tmp_path / "t.npy", tokens=True) == (features.shape, [])
+    assert np.abs(np.load(tmp_path / "t.npy") - features).max() < 1e-4 * np.abs(features).max()
+
+    best = expected.probabilities.topk(7)
+    classified = list(classify_files(embedder, files, 7))
+    assert len(classified) == len(files) >= 6
+    for row, item in enumerate(classified):
+        assert not isinstance(item, Skipped)
+        assert item[0] == str(files[row])
+        assert [label.index for label in item[1]] == best.indices[row].tolist()
+        assert np.allclose([label.probability for label in item[1]], best.values[row].numpy(), rtol=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from indexer import InvalidArgument, ModelError, OutOfMemory
+from indexer.embed.embedder import fitted
 from indexer.embed.eva import TimmEmbedder
 from indexer.preprocess import Pixels
 
@@ -139,7 +140,7 @@ def test_a_backbone_without_a_classifier(tmp_path: Path, photos: list[Pixels]) -
     embedder = load(folder, batch_size=2)
     assert embedder.classes == []
     assert embedder.embed(photos[:3]).shape == (3, 64)
-    embedded = embedder.forward(embedder._fitted(photos[:3]))
+    embedded = embedder.forward(fitted(photos[:3], embedder.preprocess))
     assert embedded.vectors.shape == (3, 64)
     assert embedded.indices.shape == embedded.probabilities.shape == (3, 0)
     with pytest.raises(ModelError, match=r"has no classifier. Choose a model with one: indexer models"):

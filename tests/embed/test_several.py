@@ -104,12 +104,17 @@ def test_a_few_pictures_start_no_process(two: SeveralDevices, fitted: Pixels, mo
     assert len(list(two.stream(batches_of(fitted, 2, 2), total=4))) == 2
 
 
-def test_what_is_no_stream_runs_on_the_first(two: SeveralDevices, first: Embedder, photos: list[Pixels]) -> None:
+def test_what_is_no_stream_runs_on_the_first(
+    two: SeveralDevices, first: Embedder, photos: list[Pixels], fitted: Pixels
+) -> None:
     assert (two.id, two.source, two.precision, two.batch_size) == (first.id, first.source, "fp32", ROWS)
     assert (two.device, two.classes, two.preprocess) == ("cpu, cpu", first.classes, first.preprocess)
     assert np.array_equal(two.embed(photos[:2]), first.embed(photos[:2]))
     assert np.array_equal(two.tokens(photos[:2]), first.tokens(photos[:2]))
     assert two.classify(photos[:2], 3) == first.classify(photos[:2], 3)
+    assert np.array_equal(two.forward_tokens(fitted[:2]), first.forward_tokens(fitted[:2]))
+    assert np.array_equal(two.forward(fitted[:2], 7).indices, first.forward(fitted[:2], 7).indices)
+    assert two.forward(fitted[:2], 7).indices.shape == (2, 7)
 
 
 def test_a_build_ends_with_the_same_vectors(two: SeveralDevices, first: Embedder, tmp_path: Path) -> None:

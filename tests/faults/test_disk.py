@@ -21,6 +21,7 @@ import pytest
 
 from indexer import Catalog, CatalogError, IndexerError
 from indexer.cli.common import SOME_SKIPPED
+from indexer.files import temporary_of
 from indexer.neighbours import making
 from indexer.neighbours.stamp import Stamp as IndexStamp
 from indexer.neighbours.stamp import path_of
@@ -180,8 +181,7 @@ def test_an_index_that_did_not_fit_is_never_taken_for_one(tmp_path: Path, monkey
     stamp = IndexStamp("uuid", "model", "flat fp16", dim=4, covered=3, last=3, recall=1.0)
     full = tmp_path / "full"
     full.mkdir()
-    target = path_of(full, stamp.name)
-    (full / f"{target.name}.tmp").symlink_to("/dev/full")
+    temporary_of(path_of(full, stamp.name)).symlink_to("/dev/full")
     with pytest.raises(CatalogError, match="No space left"):
         making.write_index(full, [(np.arange(1, 4), np.arange(1, 4), np.eye(3, 4, dtype=np.float16))], stamp)
     assert list(full.iterdir()) == []

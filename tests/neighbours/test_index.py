@@ -188,6 +188,7 @@ def test_another_catalog_or_model_is_not_found(tmp_path: Path, rows: np.ndarray)
 def test_a_new_file_takes_the_old_ones_place(tmp_path: Path, rows: np.ndarray) -> None:
     write(tmp_path, rows[:100], name="before")
     (tmp_path / "neighbours-left-over.tmp").write_bytes(b"x")
+    (tmp_path / ".indexer-left-over.faiss.tmp").write_bytes(b"x")
     write(tmp_path, rows)
     remove_others(path_of(tmp_path, "c"))
     assert len(list(tmp_path.iterdir())) == 1

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
+from collections.abc import Sequence
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
 
 from indexer import Catalog, IndexerError
-from indexer.render.html import write_gallery
+from indexer.pictures.single import thumbnails
+from indexer.records import DuplicatesReport
+from indexer.render import html
+from indexer.render.html import write_gallery, write_groups
 
 from ..conftest import save_picture
 
@@ -52,7 +56,7 @@ def test_links_lead_to_files_of_any_name(catalog: Catalog, pictures: Path, tmp_p
     results, _ = catalog.query_many([pictures / "a.png"], k=20)
     write_gallery(results, tmp_path / "page.html")
     links = re.findall(r'href="file://([^"]*)"', (tmp_path / "page.html").read_text())
-    assert {os.fsdecode(unquote_to_bytes(html.unescape(link))) for link in links} == {image.path for image in catalog}
+    assert {os.fsdecode(unquote_to_bytes(unescape(link))) for link in links} == {image.path for image in catalog}
 
 
 def test_every_match_is_shown(page: str) -> None:
@@ -67,6 +71,56 @@ def test_a_page_without_any_query_says_so(tmp_path: Path) -> None:
     assert "<title>No picture to look for could be read · indexer</title>" in page
     assert "<h1>No picture to look for could be read</h1>" in page
     assert "similarity" not in page
+
+
+@pytest.fixture
+def copies(catalog: Catalog, pictures: Path) -> DuplicatesReport:
+    """Of three pictures 53, 2 and 2 files."""
+    for seed, count in enumerate((53, 2, 2), 90):
+        for number in range(count):
+            save_picture(pictures / "copies" / f"{seed} {number:02}.png", seed)
+    catalog.build([pictures / "copies"])
+    return catalog.duplicates(tier="exact")
+
+
+def test_a_large_group_is_shown_in_part(copies: DuplicatesReport, tmp_path: Path) -> None:
+    write_groups(copies, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<figure") == page.count('src="data:image/jpeg;base64,') == 50 + 2 + 2
+    assert page.count("53 pictures, similarity from") == page.count("and 3 more") == 1
+    assert page.count(" more</p>") == 1
+    assert page.count('<figure class="keep">') == 3
+
+
+def test_a_thumbnail_is_made_once_for_all_files_of_the_same_bytes(
+    copies: DuplicatesReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(paths: Sequence[str], side: int) -> list[bytes | None]:
+        made.extend(paths)
+        return thumbnails(paths, side)
+
+    monkeypatch.setattr(html, "thumbnails", counted)
+    write_groups(copies, tmp_path / "page.html")
+    assert len(made) == 3
+    for path in made[:2]:
+        os.unlink(path)  # the next file of these bytes serves as well
+    made.clear()
+    write_groups(copies, tmp_path / "page.html")
+    assert len(made) == 5
+    assert "cannot be shown" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_page_has_only_so_many_images(
+    copies: DuplicatesReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html, "MOST_IMAGES", 53)
+    write_groups(copies, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<section>") == 2
+    assert page.count("<figure") == 52
+    assert "The first 2 are shown; the plan has all." in page
 
 
 def test_a_place_that_cannot_be_written(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import pytest
+from rich.console import Console
 
-from indexer.records import Applied
+from indexer.records import Applied, BuildReport, CatalogInfo, ImageRecord, Label, Match, NeighboursInfo
 from indexer.render import text
 
 
@@ -33,6 +35,19 @@ def test_size(count: int, shown: str) -> None:
 
 def test_plural() -> None:
     assert [text.plural(n, "picture") for n in (0, 1, 2000)] == ["0 pictures", "1 picture", "2,000 pictures"]
+
+
+def test_a_model_and_its_labels_do_nothing_on_a_terminal() -> None:
+    red = "\x1b[31mred"
+    image = ImageRecord("a.png", "0" * 64, 1, 2, 3, "PNG", labels=(Label(red, 0, 0.5),))
+    table = io.StringIO()
+    Console(file=table, width=200).print(text.match_table("a.png", [Match(1, 0.5, image)]))
+    neighbours = NeighboursInfo("flat", 0, 1.0)
+    info = CatalogInfo("c", 2, red, 4, (), 1, 1, 1, 0, neighbours, {})
+    report = BuildReport("c", red, 4, "cpu", "fp32", images=1, contents=1, embedded=1)
+    shown = [table.getvalue(), *(value for _, value in text.info(info)), *text.build(report)]
+    assert sum("\\x1b[31mred" in line for line in shown) == 3
+    assert not any("\x1b" in line for line in shown)
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,9 @@ class Fake(AheadEmbedder):
         super().__init__(batch_size=batch_size or 8)
         self.precision = "fp32" if precision == "auto" else precision
 
-    def forward(self, batch: Pixels) -> Embedded:
+    def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
         time.sleep(len(batch) * self.seconds)
-        return super().forward(batch)
+        return super().forward(batch, k)
 
 
 class Slow(Fake):
@@ -57,9 +57,9 @@ class Slowest(Fake):
 class Small(Fake):
     """Runs out of memory with more than eight pictures."""
 
-    def forward(self, batch: Pixels) -> Embedded:
+    def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
         self.batch_size = min(self.batch_size, 8)
-        return super().forward(batch)
+        return super().forward(batch, k)
 
 
 @pytest.fixture(autouse=True)
@@ -190,10 +190,10 @@ def test_nothing_is_left_of_one_that_fails(known_peak: None, passing: Path) -> N
     class Broken(Fake):
         passes = 0
 
-        def forward(self, batch: Pixels) -> Embedded:
+        def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
             if any(passing.glob("*/catalog")):
                 raise ZeroDivisionError
-            return super().forward(batch)
+            return super().forward(batch, k)
 
     with pytest.raises(ZeroDivisionError):
         bench(Broken, QUICK)

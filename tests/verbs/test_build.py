@@ -200,6 +200,23 @@ def test_a_picture_without_a_usable_vector_is_skipped(
             catalog.query(black)
 
 
+def test_a_picture_without_usable_classes_is_skipped_too(
+    catalog: Catalog, pictures: Path, fake: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A classifier may overflow where the vector does not."""
+    forward = fake.forward
+
+    def overflown(batch: Pixels) -> Embedded:
+        embedded = forward(batch)
+        embedded.probabilities[0, 1] = np.nan
+        return embedded
+
+    monkeypatch.setattr(fake, "forward", overflown)
+    report = catalog.build([pictures])
+    assert {skip.reason for skip in report.new_skipped} == {"the model gives no usable vector for it"}
+    assert (report.images, report.skipped) == (5, 1)
+
+
 def test_a_missing_root_is_not_taken_for_a_deletion(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
     catalog.build([pictures])
     pictures.rename(tmp_path / "unmounted")

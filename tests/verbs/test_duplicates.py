@@ -212,10 +212,10 @@ def test_while_a_change_of_models_is_half_done(tmp_path: Path, photos: Path) -> 
     built(tmp_path / "c", photos).close()
 
     class Stopped(FakeEmbedder):
-        def forward(self, batch: Pixels) -> Embedded:
+        def forward(self, batch: Pixels, k: int | None = None) -> Embedded:
             if self.batches:
                 raise KeyboardInterrupt
-            return super().forward(batch)
+            return super().forward(batch, k)
 
     stopped = Catalog.open(tmp_path / "c", loader=lambda _: Stopped("1" * 64, batch_size=4))
     with stopped as catalog, pytest.raises(KeyboardInterrupt):
