@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .errors import CatalogError
 
+# the last two are as indexer 0.1 called them
+_LEFT_OVER = (".indexer-*.tmp", "neighbours-*.faiss.tmp", "catalog.*.tmp")
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph", "glusterfs", "lustre"})
 NETWORK_IN_USER_SPACE = frozenset({"sshfs", "davfs", "rclone", "s3fs", "gcsfuse", "glusterfs", "ceph"})
 
@@ -38,8 +40,10 @@ def temporary_of(target: Path) -> Path:
 def replacement(target: Path) -> Iterator[Path]:
     """A file to be filled, which then takes the place of another; a crash leaves the old one or the new one.
 
-    Raises CatalogError where the disk refuses.
+    Of a link, what it leads to is replaced. Raises CatalogError where the disk refuses.
     """
+    if target.is_symlink():
+        target = target.resolve()
     temporary = temporary_of(target)
     with changing(target):
         try:
@@ -58,10 +62,15 @@ def replace_file(target: Path, data: bytes) -> None:
         file.write(data)
 
 
+def left_over(folder: Path) -> list[Path]:
+    """What a killed process did not finish in a catalog's folder, where a user may have files of that ending too."""
+    return [path for pattern in _LEFT_OVER for path in folder.glob(pattern)]
+
+
 def remove_left_over(folder: Path) -> None:
     """Delete what a killed process did not finish."""
     with changing(folder):
-        for path in folder.glob("*.tmp"):
+        for path in left_over(folder):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

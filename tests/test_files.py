@@ -68,3 +68,16 @@ def test_what_cannot_be_written_is_an_error_of_ours(tmp_path: Path, name: str, m
         replace_file(Path(name), b"x")
     assert sorted(os.listdir()) == ["file", "folder"]
     assert os.listdir("folder") == []
+
+
+def test_a_users_files_in_a_catalogs_folder_stay(tmp_path: Path) -> None:
+    """A catalog may be in any folder, that of the pictures too."""
+    (tmp_path / "notes.tmp").write_text("mine")
+    (tmp_path / "work.tmp").mkdir()
+    (tmp_path / "work.tmp" / "thesis.txt").write_text("mine")
+    (tmp_path / "neighbours-of-mine.tmp").write_text("mine")
+    (tmp_path / ".indexer-salvage.tmp").mkdir()
+    (tmp_path / ".indexer-salvage.tmp" / "catalog.sqlite").write_text("half")
+    remove_left_over(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["neighbours-of-mine.tmp", "notes.tmp", "work.tmp"]
+    assert (tmp_path / "work.tmp" / "thesis.txt").read_text() == "mine"

@@ -13,7 +13,7 @@ from .progress import progress_bar
 @click.command(short_help="What thresholds mean for this collection.")
 @common.catalog_option
 @click.option("--sample", type=click.IntRange(1), default=100, show_default=True, help="Pictures to make edits of.")
-@click.option("--html", metavar="FILE", type=common.a_file, help="Write a page with a plot.")
+@click.option("--html", metavar="FILE", type=common.a_page, help="Write a page with a plot.")
 @common.model_options
 @common.json_option
 @common.debug_option

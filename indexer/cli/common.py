@@ -41,8 +41,32 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Result(Place):
+    """Where a result is to be, in place of an older one, and never of a picture that a shell has put here."""
+
+    def __init__(self, *endings: str) -> None:
+        """endings: of results of this kind; a new file may have any."""
+        super().__init__(path_type=Path, dir_okay=False, readable=False)
+        self.endings = endings
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Raises BadParameter, which is wrong usage."""
+        found = super().convert(value, param, ctx)
+        path = Path(os.fsdecode(found))
+        if path.exists() and not path.is_file():
+            self.fail(f"{found!s} is no ordinary file. Give the name of one.", param, ctx)
+        if self.endings and path.exists() and path.suffix.lower() not in self.endings:
+            self.fail(f"{found!s} is there, and would be lost. Give a name that ends in {self.endings[0]}.", param, ctx)
+        return found
+
+
 a_folder = Place(path_type=Path)
-a_file = Place(path_type=Path, dir_okay=False, readable=False)
+a_file = Result()
+a_page = Result(".html", ".htm")
+a_plan = Result(".json")
+an_array = Result(".npy")
 
 catalog_option = click.option(
     "--catalog",

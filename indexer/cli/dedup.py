@@ -40,8 +40,8 @@ from .progress import progress_bar
 )
 @click.option("--keep", metavar="RULE,...", help="Which to keep: rules in their order, see below.")
 @click.option("--keep-all", metavar="GROUP", multiple=True, help="Remember that a group is none: these differ.")
-@click.option("--plan", metavar="FILE", type=common.a_file, help="Write a plan for indexer apply.")
-@click.option("--html", metavar="FILE", type=common.a_file, help="Write a page with the groups.")
+@click.option("--plan", metavar="FILE", type=common.a_plan, help="Write a plan for indexer apply.")
+@click.option("--html", metavar="FILE", type=common.a_page, help="Write a page with the groups.")
 @common.json_option
 @common.debug_option
 def dedup(

@@ -12,7 +12,7 @@ from . import common
 
 @click.command(short_help="Vectors of some pictures, as a .npy file.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
-@click.option("-o", "--out", required=True, metavar="FILE.npy", type=common.a_file, help="Where to.")
+@click.option("-o", "--out", required=True, metavar="FILE.npy", type=common.an_array, help="Where to.")
 @click.option("--tokens", is_flag=True, help="Unpooled tokens (N, T, dim) instead of pooled pre-logits (N, dim).")
 @common.model_option()
 @common.model_options

@@ -17,7 +17,7 @@ from . import common
 @click.option("--where", metavar="SQL", help='Only images for which this holds, e.g. "width > 1000".')
 @click.option("--label", metavar="NAME", help="Only images with this among their five labels.")
 @click.option("--include-self", is_flag=True, help="Also show the queried file itself.")
-@click.option("--html", metavar="FILE", type=common.a_file, help="Write a page with thumbnails.")
+@click.option("--html", metavar="FILE", type=common.a_page, help="Write a page with thumbnails.")
 @common.model_options
 @common.max_pixels_option
 @common.null_option

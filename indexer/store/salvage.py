@@ -17,7 +17,7 @@ from .sqlite_errors import translated
 from .store import FILE, Store
 
 # a folder, in which the new file is made
-WORKSHOP = "salvage.tmp"
+WORKSHOP = ".indexer-salvage.tmp"
 _STEP = 500
 
 

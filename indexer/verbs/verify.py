@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ..errors import CatalogError, CatalogLocked
-from ..files import changing
+from ..files import changing, left_over
 from ..neighbours.stamp import is_sound, path_of, read_stamp
 from ..records import BuildReport, VerifyReport
 from ..store import salvage, seal
@@ -49,7 +49,7 @@ def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyRe
     """
     harmed = _harmed_index(folder)
     found = _checked(folder, harmed)
-    if found.ok and not found.notes and not any(folder.glob("*.tmp")):
+    if found.ok and not found.notes and not left_over(folder):
         return found
     repaired = []
     if harmed:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,35 @@ def test_a_result_needs_a_place(run: Run, pictures: Path, words: list[str], says
     assert (done.code, done.out) == (2, "")
     assert says in done.err
     assert sorted(os.listdir()) == ["folder.npy", "pictures"]
+
+
+@pytest.mark.parametrize(
+    "words", [["query", "--html"], ["dedup", "--html"], ["dedup", "--plan"], ["calibrate", "--html"], ["embed", "-o"]]
+)
+def test_a_picture_is_no_place_for_a_result(run: Run, pictures: Path, words: list[str]) -> None:
+    """A forgotten name, and the shell's *.png: what comes next is the first picture."""
+    run("build", pictures)
+    before = (pictures / "a.png").read_bytes()
+    for other in (pictures / "a.png", Path(".indexer/catalog.sqlite")):
+        done = run(*words, other, *([pictures / "b.png"] if words[0] in ("query", "embed") else []))
+        assert (done.code, done.out) == (2, "")
+        assert "would be lost" in done.err
+    assert (pictures / "a.png").read_bytes() == before
+    os.mkfifo("pipe")
+    done = run(*words, "pipe", *([pictures / "b.png"] if words[0] in ("query", "embed") else []))
+    assert done.code == 2
+    assert "no ordinary file" in done.err
+    assert stat.S_ISFIFO(os.lstat("pipe").st_mode)
+
+
+def test_a_result_may_be_where_a_link_leads(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    Path("kept").mkdir()
+    Path("page.html").symlink_to("kept/page.html")
+    for _ in range(2):
+        assert run("query", pictures / "a.png", "--html", "page.html").code == 0
+        assert Path("page.html").is_symlink()
+        assert Path("kept/page.html").read_text().startswith("<!doctype html>")
 
 
 def test_an_output_may_be_there_and_unreadable(run: Run, pictures: Path) -> None:

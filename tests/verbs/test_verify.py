@@ -233,7 +233,7 @@ def test_a_catalog_whose_file_is_lost_is_built_again(sound: Path) -> None:
 
 def test_a_build_that_was_cut_off_is_no_damage(sound: Path) -> None:
     (sound / seal.FILE).unlink()
-    (sound / "neighbours-x.tmp").write_bytes(b"half")
+    (sound / "neighbours-x.faiss.tmp").write_bytes(b"half")
     report = Catalog.verify(sound)
     assert report.ok
     assert report.notes
