@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=common.Number(0, min_open=True),
     default=1.5,
     show_default=True,
     help="What each measurement may take; a slow model takes longer.",

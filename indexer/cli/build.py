@@ -28,8 +28,8 @@ from .progress import progress_bar
 @click.option("--prune", is_flag=True, help="Also forget images when more than 10 % of a folder are gone.")
 @click.option("--switch-model", is_flag=True, help="Go on with another model than the catalog's.")
 @click.option("--neighbours", metavar="KIND", help="flat, ivf, hnsw or a faiss factory string. Default: by size.")
-@click.option("--recall", type=click.FloatRange(0, 1, min_open=True), help="recall@10 to reach. Default: 0.99.")
-@click.option("--memory", type=click.FloatRange(0, min_open=True), metavar="GB", help="For the index. Default: 1/4.")
+@click.option("--recall", type=common.Number(0, 1, min_open=True), help="recall@10 to reach. Default: 0.99.")
+@click.option("--memory", type=common.Number(0, min_open=True), metavar="GB", help="For the index. Default: 1/4.")
 @click.option("--optimize", is_flag=True, help="Bring the neighbour index up to date, however little has changed.")
 @click.option("--dry-run", is_flag=True, help="Only compare names, sizes and times; read and change nothing.")
 @common.null_option
@@ -65,6 +65,8 @@ def build(
     from ..render import jsonl, text
 
     named = common.expand(paths, null)
+    if paths and not named:  # which would stand for every folder
+        raise InvalidArgument("No path came on stdin, so nothing was done.")
     loading = common.loader(device, precision, batch_size)
     with (
         _folder(catalog, named, dry_run) as folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = ".indexer"
 VARIABLE = "INDEXER_CATALOG"
 SOME_SKIPPED = 3
+
+
+class Number(click.FloatRange):
+    """A number in a range; click takes nan for in any, and inf for in one without an end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Raises BadParameter, which is wrong usage."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is no number to count with.", param, ctx)
+        return number
 
 
 class Place(click.Path):

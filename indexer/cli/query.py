@@ -13,7 +13,7 @@ from . import common
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @common.catalog_option
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many neighbours.")
-@click.option("--min-score", type=click.FloatRange(-1, 1), default=-1.0, show_default=True, help="1 = same.")
+@click.option("--min-score", type=common.Number(-1, 1), default=-1.0, show_default=True, help="1 = same.")
 @click.option("--where", metavar="SQL", help='Only images for which this holds, e.g. "width > 1000".')
 @click.option("--label", metavar="NAME", help="Only images with this among their five labels.")
 @click.option("--include-self", is_flag=True, help="Also show the queried file itself.")
@@ -71,6 +71,6 @@ def query(
             common.show(text.match_table(text.short(result.query), result.matches))
         else:
             for line in text.match_lines(result.matches):
-                click.echo(f"{text.printable(result.query)}\t{line}" if len(named) > 1 else line)
+                click.echo(f"{text.in_line(result.query)}\t{line}" if len(named) > 1 else line)
     common.say_skipped(skipped)
     common.finish(skipped, len(results))

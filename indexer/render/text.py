@@ -33,6 +33,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+def in_line(path: str) -> str:
+    """A path in a line that another program reads: its bytes, but for what would break the line or do something."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else _escaped(c) for c in path)
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was no Unicode
@@ -103,7 +108,7 @@ def skips(items: Iterable[Skipped]) -> Iterator[str]:
 
 def match_lines(matches: Sequence[Match]) -> Iterator[str]:
     """Tab-separated: score, path."""
-    return (f"{match.score:.4f}\t{printable(match.path)}" for match in matches)
+    return (f"{match.score:.4f}\t{in_line(match.path)}" for match in matches)
 
 
 def match_table(title: str, matches: Sequence[Match]) -> Table:
@@ -181,8 +186,7 @@ def verify(report: VerifyReport) -> Iterator[str]:
 def group_lines(group: DuplicateGroup) -> Iterator[str]:
     """Tab-separated: group, tier, action, score, path."""
     return (
-        f"{group.id}\t{image.tier}\t{image.action}\t{image.score:.4f}\t{printable(image.path)}"
-        for image in group.images
+        f"{group.id}\t{image.tier}\t{image.action}\t{image.score:.4f}\t{in_line(image.path)}" for image in group.images
     )
 
 

@@ -161,6 +161,28 @@ def test_a_result_needs_a_place(run: Run, pictures: Path, words: list[str], says
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["build", "--memory", "inf"], ["build", "--memory", "nan"], ["build", "--recall", "nan"],
+        ["bench", "--seconds", "inf"], ["bench", "--seconds", "nan"], ["query", "x.png", "--min-score", "nan"],
+    ],
+)  # fmt: skip
+def test_what_is_no_number(run: Run, words: list[str]) -> None:
+    done = run(*words)
+    assert done.code == 2
+    assert "is no number" in done.err or "is not in the range" in done.err
+
+
+def test_an_empty_list_on_stdin_is_not_every_folder(run: Run, pictures: Path) -> None:
+    run("build", pictures)
+    (pictures / "a.png").unlink()
+    done = run("build", "--prune", "-", stdin=b"\n")
+    assert done.code == 1
+    assert "stdin" in done.err
+    assert json.loads(run("info", "--json").out)["images"] == 6
+
+
+@pytest.mark.parametrize(
     "words", [["query", "--html"], ["dedup", "--html"], ["dedup", "--plan"], ["calibrate", "--html"], ["embed", "-o"]]
 )
 def test_a_picture_is_no_place_for_a_result(run: Run, pictures: Path, words: list[str]) -> None:

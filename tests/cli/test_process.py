@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,21 @@ def test_streams_may_be_closed(built: Path, closed: str) -> None:
     assert "Traceback" not in done.stderr
     assert (built / "page.html").read_bytes().endswith(b"</html>")
     (built / "page.html").unlink()
+
+
+def test_a_name_that_is_no_unicode_goes_through_a_pipe(tmp_path: Path) -> None:
+    """Only what would break a line, or do something on a terminal, is escaped."""
+    for name in (b"\xff.jpg", b"\x1b[31m \xfe.jpg"):
+        shutil.copy(os.fsencode(PHOTOS / "cat.jpg"), os.path.join(os.fsencode(tmp_path), name))
+    build = [*INDEXER, "build", ".", "--model", str(EVA_TINY)]
+    subprocess.run(build, cwd=tmp_path, capture_output=True, check=True)
+    ask = " ".join(map(shlex.quote, [*INDEXER, "query"]))
+    found = subprocess.run(f"{ask} '{PHOTOS / 'cat.jpg'}'", shell=True, cwd=tmp_path, capture_output=True, check=True)
+    names = sorted(line.split(b"/")[-1] for line in found.stdout.splitlines())
+    assert names == [b"\\x1b[31m \xfe.jpg", b"\xff.jpg"]
+    again = f"{ask} '{PHOTOS / 'cat.jpg'}' | cut -f2 | grep -av 31m | {ask} - --json"
+    done = subprocess.run(again, shell=True, cwd=tmp_path, capture_output=True, check=True)
+    assert os.fsencode(json.loads(done.stdout)["query"]).endswith(b"/\xff.jpg")
 
 
 def test_a_page_is_written_whoever_leaves(tmp_path: Path) -> None:
