@@ -23,8 +23,9 @@ Likenesses = npt.NDArray[np.uint8]
 _LOOKED_AT = 256
 # a line belongs to a border where nearly all of it is as light as the outermost one; JPEG leaves some levels of noise
 _TOLERANCE, _UNIFORM, _TRIMMED_AT_MOST = 10, 0.98, 0.3
-# by so many levels the channels of a small part of it differ in a picture that has colour; a JPEG of grey has a few
-_COLOURED = 16
+# pixels a side that are looked at for colour, by how many levels channels differ there (those of a JPEG in grey by a
+# few), and in which share of them
+_SAMPLED, _COLOURED, _STRAY = 128, 16, 0.0005
 
 
 def signature(picture: Image) -> bytes:
@@ -47,19 +48,25 @@ def seen(picture: Image) -> Seen:
     """The signature of an upright RGB picture, and what else is seen on the way."""
     from PIL.Image import Resampling
 
-    small = _reduced(picture, _LOOKED_AT)
+    width, height = picture.size
+    factors = max(width // _LOOKED_AT, 1), max(height // _LOOKED_AT, 1)
+    small = picture.reduce(factors) if factors != (1, 1) else picture
     grey = small.convert("L")
     left, top, right, bottom = box = _without_borders(np.asarray(grey))
     share = (right - left) * (bottom - top) / (grey.width * grey.height)
     signature = grey.resize((SIDE, SIDE), Resampling.BILINEAR, box=box).tobytes()
-    spread = np.ptp(np.asarray(_reduced(small, SIDE)), axis=2)
-    return Seen(signature, share, bool(spread.max() >= _COLOURED))
+    return Seen(signature, share, _is_coloured(small))
 
 
-def _reduced(picture: Image, side: int) -> Image:
-    """A picture whose sides are brought to between `side` and twice that by averaging, where they are longer."""
-    factors = max(picture.width // side, 1), max(picture.height // side, 1)
-    return picture.reduce(factors) if factors != (1, 1) else picture
+def _is_coloured(picture: Image) -> bool:
+    """Whether channels differ in more than a stray pixel of those that are looked at."""
+    from PIL import ImageChops
+    from PIL.Image import Resampling
+
+    some = picture.resize((min(picture.width, _SAMPLED), min(picture.height, _SAMPLED)), Resampling.NEAREST)
+    red, green, blue = some.split()
+    apart = [ImageChops.difference(*pair).histogram() for pair in ((red, green), (green, blue), (blue, red))]
+    return max(sum(levels[_COLOURED:]) for levels in apart) > _STRAY * some.width * some.height
 
 
 def likenesses(signatures: Sequence[bytes]) -> Likenesses:
