@@ -54,7 +54,7 @@ def apply(
         _, left = _show(Catalog.undo(undo), as_json)
     else:
         assert plan is not None
-        with Catalog.open(common.find_catalog(catalog)) as opened:
+        with Catalog.open(common.find_catalog(catalog), readonly=not yes) as opened:
             steps = opened.apply(plan, action=action, to=to, yes=yes, log=log)  # type: ignore[arg-type]
             done, left = _show(steps, as_json)
         if not yes:

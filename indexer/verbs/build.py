@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..embed.embedder import NO_VECTOR, Embedded, Embedder, is_exact
-from ..errors import UnsafeRemoval
+from ..errors import InvalidArgument, UnsafeRemoval
 from ..files import remove_left_over
 from ..machine import cores
 from ..neighbours.choosing import Wish
@@ -112,6 +112,8 @@ class _Build:
 
     def run(self, paths: Sequence[str | os.PathLike[str]]) -> BuildReport:
         self.named = bool(paths)
+        if self.options.workers is not None and self.options.workers < 1:
+            raise InvalidArgument(f"{self.options.workers} decoding processes decode nothing. Give 1 or more.")
         if self.options.neighbours is not None:
             self.options.neighbours.check()
         if not self.options.dry_run:

@@ -217,7 +217,8 @@ def _unit(vectors: npt.NDArray[Any]) -> Vectors:
 def _image_of(store: Store, picture: Any) -> int | None:
     if not isinstance(picture, (str, os.PathLike)):
         return None
-    place = store.images.place_of(os.path.abspath(os.fsencode(picture)))
+    path = os.fsencode(picture)
+    place = store.images.place_of(os.path.abspath(path)) or store.images.place_of(os.path.realpath(path))
     return place[0] if place else None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from indexer import Catalog
 from indexer.verbs import candidates, duplicates
 from indexer.verbs.plans import read_plan
 
@@ -62,6 +63,21 @@ def test_nothing_is_found(run: Run, folder: Path) -> None:
     done = run("dedup", "--tier", "exact")
     assert (done.code, done.out) == (0, "")
     assert "0 groups of duplicates among 4 pictures" in done.err
+
+
+def test_a_dry_run_only_reads_the_catalog(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be on a disk that cannot be written."""
+    run("dedup", "--plan", "plan.json")
+    opened: list[bool] = []
+    open_it = Catalog.open
+
+    def watched(folder: Path, **options: Any) -> Catalog:
+        opened.append(options["readonly"])
+        return open_it(folder, **options)
+
+    monkeypatch.setattr(Catalog, "open", watched)
+    assert "would" in run("apply", "plan.json").out
+    assert opened == [True]
 
 
 def test_a_plan_a_page_and_what_apply_says(run: Run, folder: Path, tmp_path: Path) -> None:

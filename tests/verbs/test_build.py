@@ -611,3 +611,9 @@ def test_two_streams_are_compared_as_wholes(monkeypatch: pytest.MonkeyPatch, str
             assert item > 0
             del expected[:item]
         assert not expected
+
+
+def test_no_decoders_at_all(catalog: Catalog, pictures: Path) -> None:
+    for count in (0, -1):
+        with pytest.raises(InvalidArgument, match="decoding processes"):
+            catalog.build([pictures], workers=count)

@@ -319,3 +319,11 @@ def test_a_pil_image_that_cannot_be_loaded_is_skipped(catalog: Catalog, pictures
         assert [skip.path for skip in skipped] == [str(tmp_path / "half.png")]
     with Image.open(tmp_path / "half.png") as half, pytest.raises(PictureError, match="cannot be decoded"):
         catalog.query(half)
+
+
+def test_a_picture_is_itself_by_whatever_link_it_is_named(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
+    catalog.build([pictures])
+    (tmp_path / "folder").symlink_to(pictures)
+    (tmp_path / "link.png").symlink_to(pictures / "a.png")
+    for name in (tmp_path / "folder" / "a.png", tmp_path / "link.png"):
+        assert str(pictures / "a.png") not in [match.path for match in catalog.query(name, k=6)]
