@@ -293,7 +293,7 @@ class _Search:
         if self.across:
             sure = self._surest(leaders)
         else:
-            sure = self._joined(self._groups(leaders, self._sure_links()), leaders)
+            sure = self._with_best_leaders(self._joined(self._groups(leaders, self._sure_links()), leaders))
         taken = {member for members in sure.values() for member in members}
         weak = {
             (leader, member)
@@ -349,6 +349,20 @@ class _Search:
             groups.update(again)
             heads |= rest - {member for members in again.values() for member in members}
         return groups
+
+    def _with_best_leaders(self, groups: dict[Node, list[Node]]) -> dict[Node, list[Node]]:
+        """The same with the best of the members that show as much as their leader, if all are verified against it."""
+        nodes, chosen = self.nodes[0], {}
+        for leader, members in groups.items():
+            of = {self.records[node][0].path: node for node in (leader, *members)}
+            best = of[self.keeping.best(self.records[leader][0], [self.records[node][0] for node in members]).path]
+            rest = [node for node in (leader, *members) if node != best]
+            if best != leader:
+                self._link([nodes], nodes.pairs_with(best.content, [node.content for node in rest]))
+                if not all(self._is_sure(best, node) for node in rest):
+                    best, rest = leader, members
+            chosen[best] = rest
+        return chosen
 
     def _is_sure(self, leader: Node, node: Node) -> bool:
         """Whether one may lead the other. What would only be left alone leads the images that are just like it."""

@@ -80,6 +80,16 @@ def test_copies_whose_borders_differ_by_a_line_are_equal() -> None:
     assert best(DEFAULT, replace(CAMERA, shown=703), replace(STRIPPED, shown=712)).path == CAMERA.path
 
 
+def test_where_as_much_is_shown_the_other_rules_decide() -> None:
+    keeping = Keeping.parse(DEFAULT)
+    worse, better = replace(STRIPPED, shown=817), replace(CAMERA, shown=799)  # on two sides of a step
+    assert best(DEFAULT, worse, better) is worse
+    assert keeping.best(worse, [better]) is better
+    assert keeping.best(worse, [replace(better, shown=750)]) is worse
+    assert keeping.best(worse, [replace(better, width=4000)]) is worse
+    assert keeping.best(better, [worse]) is better
+
+
 def test_what_has_more_in_it_is_kept() -> None:
     grey = replace(CAMERA, path="/p/grey.png", format="PNG", bytes=9_000_000, holds="")
     coloured = replace(STRIPPED, holds="colour")
