@@ -1,4 +1,4 @@
-# Everything sets itself up: a Python (3.10 or newer) and make are all that is needed.
+# Everything sets itself up: a Python (3.11 or newer) and make are all that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready

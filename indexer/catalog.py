@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .embed.embedder import Embedder, load_embedder, located
 from .embed.zoo import DEFAULT_MODEL
@@ -100,7 +100,7 @@ class Catalog:
         """Close the store; the catalog cannot be used any more."""
         self._store.close()
 
-    def __enter__(self) -> Catalog:
+    def __enter__(self) -> Self:
         """Close at the end of the block."""
         return self
 

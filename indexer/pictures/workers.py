@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -165,7 +165,7 @@ class Decoders:
                 os.close(self._bell)
                 self._ear, self._bell = -1, -1
 
-    def __enter__(self) -> Decoders:
+    def __enter__(self) -> Self:
         """Close at the end of the block."""
         return self
 

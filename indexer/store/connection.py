@@ -19,11 +19,13 @@ from urllib.parse import quote
 from ..errors import CatalogError, CatalogLocked, CatalogNotFound, WrongFormat
 from ..files import network_file_system, replacement
 from . import handles, seal
-from .sqlite_errors import BUSY, CANTOPEN, FULL, IOERR, READONLY, code_of, missing, translated
+from .sqlite_errors import code_of, missing, translated
 
 # 'IDXR': what `file` and SQLite tools show for a catalog
 APPLICATION_ID = 0x49445852
 FORMAT = 3
+# by what SQLite says that it cannot make its log files
+_NO_ROOM = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
 BUSY_SECONDS = 60.0
 _RETRY_SECONDS = 0.01
 LOG_PAGES = 16384
@@ -90,7 +92,7 @@ class Connection:
                 self.sqlite.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
-                if code_of(error) != BUSY or time.monotonic() > until:
+                if code_of(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise
             time.sleep(_RETRY_SECONDS)
 
@@ -240,7 +242,7 @@ class Connection:
                 self.sqlite.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
                 self.sqlite.commit()
             except BaseException:
-                self._roll_back()
+                self.sqlite.rollback()
                 raise
 
     @contextmanager
@@ -254,12 +256,7 @@ class Connection:
                 yield
             finally:
                 self._in_snapshot = False
-                self._roll_back()
-
-    def _roll_back(self) -> None:
-        """Not by Connection.rollback(): in Python 3.10 that ends whatever else is being read."""
-        if self.sqlite.in_transaction:  # SQLite may have rolled it back itself, on a full disk for one
-            self.sqlite.execute("ROLLBACK")
+                self.sqlite.rollback()
 
     def rows(self, sql: str, values: Any = ()) -> Iterator[Any]:
         """Rows of a statement, as they come."""
@@ -354,7 +351,7 @@ def _connect_readonly(path: Path) -> tuple[sqlite3.Connection, State | None]:
             return conn, None
         except sqlite3.OperationalError as error:
             conn.close()
-            if code_of(error) not in (READONLY, IOERR, FULL, CANTOPEN) or has_log(path):
+            if code_of(error) not in _NO_ROOM or has_log(path):
                 raise
     return _connect_as(path, "ro&immutable=1"), state
 

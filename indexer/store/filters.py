@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidArgument
-from .sqlite_errors import AUTH, ERROR, MISMATCH, TOOBIG, code_of
+from .sqlite_errors import code_of
 
 COLUMNS = (
     "path",
@@ -27,7 +27,7 @@ COLUMNS = (
 )
 _BEHIND_THE_VIEW = frozenset({"images", "roots", "contents", "models", "labels", "classes"})
 # what a condition can be the cause of; None: of Python's own refusals, of a second statement for one
-_TO_BLAME = frozenset({ERROR, TOOBIG, MISMATCH, AUTH, None})
+_TO_BLAME = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_AUTH, None})
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "writefile", "readfile", "edit", "fts3_tokenizer"})
 
 
@@ -43,7 +43,7 @@ def images_where(conn: sqlite3.Connection, condition: str) -> npt.NDArray[np.int
     try:
         return np.fromiter(chain.from_iterable(_passing(conn, condition)), np.int64).reshape(-1, 2)
     finally:
-        conn.set_authorizer(_anything)
+        conn.set_authorizer(None)
 
 
 def _passing(conn: sqlite3.Connection, condition: str) -> Iterator[tuple[int, int]]:
@@ -53,11 +53,6 @@ def _passing(conn: sqlite3.Connection, condition: str) -> Iterator[tuple[int, in
         if isinstance(error, sqlite3.Error) and code_of(error) not in _TO_BLAME:
             raise
         raise InvalidArgument(_refusal(condition, str(error))) from None
-
-
-def _anything(*_: object) -> int:
-    """In place of None, by which Python 3.10 refuses everything."""
-    return sqlite3.SQLITE_OK
 
 
 def images_labelled(conn: sqlite3.Connection, label: str) -> npt.NDArray[np.int64]:

@@ -9,44 +9,11 @@ from pathlib import Path
 
 from ..errors import CatalogDamaged, CatalogError, CatalogLocked
 
-# SQLite's result codes: https://www.sqlite.org/rescode.html. The sqlite3 module has names for them since Python 3.11.
-ERROR = 1
-BUSY = 5
-READONLY = 8
-IOERR = 10
-FULL = 13
-CANTOPEN = 14
-TOOBIG = 18
-MISMATCH = 20
-AUTH = 23
-# what SQLite says of them, and of others: Python 3.10 gives no code
-_TEXTS = {
-    "database is locked": BUSY,
-    "database table is locked": 6,
-    "attempt to write a readonly database": READONLY,
-    "interrupted": 9,
-    "disk I/O error": IOERR,
-    "database disk image is malformed": 11,
-    "malformed database schema": 11,
-    "database or disk is full": FULL,
-    "unable to open database": CANTOPEN,
-    "locking protocol": 15,
-    "database schema has changed": 17,
-    "string or blob too big": TOOBIG,
-    "datatype mismatch": MISMATCH,
-    "not authorized": AUTH,
-    "file is not a database": 26,
-}
-
 
 def code_of(error: sqlite3.Error) -> int | None:
     """SQLite's result code, without what extends it; None for what Python raised itself."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
-    if code is not None:
-        return code & 0xFF
-    text = str(error)
-    known = [code for start, code in _TEXTS.items() if text.startswith(start)]
-    return known[0] if known else ERROR if isinstance(error, sqlite3.OperationalError) else None
+    return None if code is None else code & 0xFF
 
 
 @contextmanager

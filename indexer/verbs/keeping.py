@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -184,7 +184,7 @@ def _moment(image: ImageRecord) -> tuple[str, int]:
 
     An order of pairs ('EXIF if both have it') would not be one: it runs in circles.
     """
-    modified = datetime.fromtimestamp(image.modified_ns / 1e9, timezone.utc)
+    modified = datetime.fromtimestamp(image.modified_ns / 1e9, UTC)
     return image.taken or modified.strftime("%Y-%m-%dT%H:%M:%S"), image.modified_ns
 
 

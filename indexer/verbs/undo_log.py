@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from ..errors import InvalidArgument, WrongFormat
 from ..files import changing, replace_file
@@ -60,7 +60,7 @@ class UndoLog:
             if os.pread(self._handle, 1, os.fstat(self._handle).st_size - 1) != b"\n":
                 os.write(self._handle, b"\n")  # ends a torn line
 
-    def __enter__(self) -> UndoLog:
+    def __enter__(self) -> Self:
         """Close at the end of the block."""
         return self
 
