@@ -65,7 +65,7 @@ def main() -> None:
     reference = vectors(embedder, pictures, card(embedder.preprocess))
     for name, way in fitters.items():
         found = (vectors(embedder, pictures, way) * reference).sum(axis=1)
-        lowest, mean = found.min(), found.mean()
+        lowest, mean = float(found.min()), float(found.mean())
         report(f"{name}: 1 - lowest cosine (limit 1,000)", 1e6 * (1 - lowest), "millionths")
         report(f"{name}: 1 - mean cosine (limit 500)", 1e6 * (1 - mean), "millionths")
     pipelines(pictures, args.rounds)

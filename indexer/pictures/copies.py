@@ -178,7 +178,7 @@ def _score(one: Floats, other: Floats, inside: npt.NDArray[np.bool_] | None = No
     mean_a, mean_b = _blocks(a) / counted, _blocks(b) / counted
     var_a = np.maximum(_blocks(a * a) / counted - mean_a**2, 0)
     var_b = np.maximum(_blocks(b * b) / counted - mean_b**2, 0)
-    contrast = np.sqrt(var_a * var_b)
+    contrast: Floats = np.sqrt(var_a * var_b)
     agreement = (_blocks(a * b) / counted - mean_a * mean_b) / (contrast + _NOISE)
     weight = np.minimum(np.sqrt(contrast), _MOST_WEIGHT) * share * (share.mean(axis=1, keepdims=True) >= _OVERLAP)
     return _summed(agreement, weight)

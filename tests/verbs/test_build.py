@@ -591,12 +591,16 @@ def test_two_streams_are_compared_as_wholes(monkeypatch: pytest.MonkeyPatch, str
     """However many at once: every path comes once, in order, and only what is as it was is just counted."""
     monkeypatch.setattr(build_verb, "STRETCH", stretch)
     rng = np.random.default_rng(stretch)
+
+    def chance() -> float:
+        return float(rng.random())
+
     for _ in range(200):
         paths = [b"%02d" % number for number in range(rng.integers(0, 13))]
-        few = rng.choice([0.02, 0.3])  # how often something has changed
+        few = float(rng.choice([0.02, 0.3]))  # how often something has changed
         found = [FoundFile(path, 1, 2, 3) for path in paths if rng.random() > few]
         olds = [
-            Known(path, 1, 2, 3 + int(rng.random() < few), None if rng.random() < few else 7, None, rng.random() > few)
+            Known(path, 1, 2, 3 + (chance() < few), None if chance() < few else 7, None, chance() > few)
             for path in paths
             if rng.random() > few
         ]
