@@ -349,7 +349,7 @@ def _connect_readonly(path: Path) -> tuple[sqlite3.Connection, State | None]:
         try:
             conn.execute("PRAGMA schema_version")
             return conn, None
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             conn.close()
             if code_of(error) not in _NO_ROOM or has_log(path):
                 raise
