@@ -11,8 +11,13 @@ from pathlib import Path
 
 from .errors import CatalogError
 
-# the last two are as indexer 0.1 called them
-_LEFT_OVER = (".indexer-*.tmp", "neighbours-*.faiss.tmp", "catalog.*.tmp")
+# what a catalog writes, and as indexer 0.1 called it: another process may be writing a page beside it
+_LEFT_OVER = (
+    *(f".indexer-*.{kind}.tmp" for kind in ("faiss", "seal", "sqlite")),
+    ".indexer-salvage.tmp",
+    "neighbours-*.tmp",
+    "catalog.*.tmp",
+)
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph", "glusterfs", "lustre"})
 NETWORK_IN_USER_SPACE = frozenset({"sshfs", "davfs", "rclone", "s3fs", "gcsfuse", "glusterfs", "ceph"})
 

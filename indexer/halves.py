@@ -7,6 +7,7 @@ through here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,12 @@ def cosines(rows: Half, queries: Floats) -> Floats:
         dots = np.matmul(wide[:, :, None, :], asked[:, None, :, None])[:, :, 0, 0]
         np.divide(dots, lengths.reshape(dots.shape), out=scores[start : start + step])
     return np.clip(scores, -1.0, 1.0, out=scores)
+
+
+def have_direction(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which of some rows, (N, dim), can be compared at all: not one that is zero or not finite."""
+    found: npt.NDArray[np.bool_] = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
+    return found
 
 
 def _in_parts(rows: Half, fill: Callable[[Half, Floats], object]) -> Floats:

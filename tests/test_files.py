@@ -75,9 +75,10 @@ def test_a_users_files_in_a_catalogs_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "notes.tmp").write_text("mine")
     (tmp_path / "work.tmp").mkdir()
     (tmp_path / "work.tmp" / "thesis.txt").write_text("mine")
-    (tmp_path / "neighbours-of-mine.tmp").write_text("mine")
+    page = temporary_of(tmp_path / "page.html")
+    page.write_text("half")  # that another process is writing
     (tmp_path / ".indexer-salvage.tmp").mkdir()
     (tmp_path / ".indexer-salvage.tmp" / "catalog.sqlite").write_text("half")
     remove_left_over(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["neighbours-of-mine.tmp", "notes.tmp", "work.tmp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [page.name, "notes.tmp", "work.tmp"]
     assert (tmp_path / "work.tmp" / "thesis.txt").read_text() == "mine"

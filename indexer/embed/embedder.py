@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidArgument, ModelError
+from ..halves import have_direction
 from ..preprocess import Pixels, fit_array
 from ..records import FLOAT, INT8, Label, ModelId, Preprocess
 from .zoo import DEFAULT_MODEL
@@ -38,7 +39,7 @@ class Embedded:
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
         """Whether a vector has a direction, and all that was found of the picture is finite, (N,)."""
-        return finite(self.vectors) & self.vectors.any(axis=1) & finite(self.probabilities)
+        return have_direction(self.vectors) & finite(self.probabilities)
 
     def labels(self, classes: Sequence[tuple[str, str]]) -> list[tuple[Label, ...]]:
         """The most probable classes by row. classes: the model's, see Embedder."""

@@ -16,13 +16,11 @@ import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..files import changing
+from ..files import changing, remove_left_over
 from .choosing import FLAT
 
 MAGIC = b"IDXNBRS4"
 PATTERN = "neighbours-*.faiss"
-# the second is what replacement() calls them, the first what it called them once
-HALF_WRITTEN = ("neighbours-*.tmp", ".indexer-*.faiss.tmp")
 _TRAILER = 4 + 4 + len(MAGIC)
 _BLOCK = 1 << 24
 # a checksum that takes longer than 50 ms is not worth its time at every opening; crc32 runs at some GB/s
@@ -63,10 +61,10 @@ class Stamp:
 def remove_others(path: Path) -> None:
     """Delete the index files beside the current one, half-written ones too. Who has one of them open keeps it."""
     with changing(path.parent):
-        for pattern in (PATTERN, *HALF_WRITTEN):
-            for other in path.parent.glob(pattern):
-                if other != path:
-                    other.unlink(missing_ok=True)
+        for other in path.parent.glob(PATTERN):
+            if other != path:
+                other.unlink(missing_ok=True)
+    remove_left_over(path.parent)
 
 
 def path_of(folder: Path, name: str) -> Path:

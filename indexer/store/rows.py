@@ -69,6 +69,6 @@ class Passing:
     images: Ids
 
 
-def has_vector(content: str) -> str:
-    """A condition: the content of a row has a vector of a model, whose row in `models` is given."""
-    return f"EXISTS (SELECT 1 FROM vectors WHERE vectors.content_id = {content} AND model_id = ?)"
+def has_vector(content: str, model: str = "?") -> str:
+    """A condition: the content of a row has a vector of a model. model: what stands for its row in `models`."""
+    return f"EXISTS (SELECT 1 FROM vectors WHERE vectors.content_id = {content} AND model_id = {model})"

@@ -19,7 +19,7 @@ from . import checksums, seal, vectors
 from .connection import BUSY_SECONDS, Connection
 from .fingerprint_rows import FingerprintRows
 from .image_rows import ImageRows
-from .rows import Entry, Known, Refusal, StoredModel
+from .rows import Entry, Known, Refusal, StoredModel, has_vector
 from .sqlite_errors import translated
 from .vector_rows import VectorRows
 
@@ -163,10 +163,10 @@ class Store(Connection):
         inside = "root_id = :root"
         if below:  # as a range, so that SQLite looks at no more of the root; "a-b" lies between "a" and "a/"
             inside += " AND path >= :below AND path < :high AND (path = :below OR path >= :low)"
-        has_vector = "EXISTS (SELECT 1 FROM vectors WHERE vectors.content_id = images.content_id AND model_id = :model)"
+        current = has_vector("images.content_id", ":model")
         if model and not below and self._all_have_vectors(model):
-            has_vector = "1"  # mostly so, and counting is quicker than looking for each
-        sql = f"""SELECT path, size, mtime_ns, ctime_ns, images.id, NULL, {has_vector}
+            current = "1"  # mostly so, and counting is quicker than looking for each
+        sql = f"""SELECT path, size, mtime_ns, ctime_ns, images.id, NULL, {current}
             FROM images WHERE {inside}
             UNION ALL SELECT path, size, mtime_ns, ctime_ns, NULL, reason, reason IS NULL OR tried_with IN (
                 SELECT value FROM json_each(:tried_with))

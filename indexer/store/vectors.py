@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..halves import Half, unit
+from ..halves import Half, have_direction, unit
 from .checksums import checksum
 
 CHECKSUM_BYTES = 4
@@ -27,12 +26,6 @@ def pack(rows: Sequence[npt.NDArray[np.float32]], digests: Sequence[bytes]) -> l
         raise ValueError("a vector that is zero or not finite cannot be stored")
     halves = [half.tobytes() for half in stacked.astype(STORED)]
     return [half + _checksum(half, digest) for half, digest in zip(halves, digests, strict=True)]
-
-
-def have_direction(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which of some vectors, (N, dim), have a direction: not one that is zero or not finite."""
-    found: npt.NDArray[np.bool_] = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
-    return found
 
 
 def size_of(dim: int) -> int:

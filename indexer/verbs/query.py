@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from ..embed.embedder import NO_VECTOR, Embedder
 from ..errors import CatalogError, InvalidArgument, PictureError, WrongModel
+from ..halves import have_direction
 from ..pictures.decode import MAX_PIXELS, to_rgb
 from ..pictures.scan import read_path
 from ..records import Match, QueryResult, Skipped
 from ..store.rows import Passing, StoredModel
 from ..store.store import Store
-from ..store.vectors import as_stored, have_direction
+from ..store.vectors import as_stored
 from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
