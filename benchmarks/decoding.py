@@ -28,7 +28,8 @@ from PIL import Image
 from indexer import Embedder, load_embedder
 from indexer.embed.embedder import Vectors
 from indexer.pictures.decode import decode
-from indexer.pictures.workers import Decoders, Limits, prepare
+from indexer.pictures.decoders import Decoders
+from indexer.pictures.prepare import Limits, prepare
 from indexer.preprocess import Pixels, fit, fit_array
 from indexer.records import Preprocess
 

@@ -17,7 +17,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 from indexer import Catalog
-from indexer.pictures.workers import Decoders, Limits, Prepared, prepare
+from indexer.pictures.decoders import Decoders
+from indexer.pictures.prepare import Limits, Prepared, prepare
 from indexer.records import Preprocess
 from indexer.verbs import build
 from tests.fakes import FakeEmbedder

@@ -21,9 +21,9 @@ import numpy as np
 
 from indexer import Catalog, Progress
 from indexer.embed.embedder import Embedded
-from indexer.pictures import workers
+from indexer.pictures import serving, worker
+from indexer.pictures.prepare import DIGEST_BYTES, Limits, Prepared
 from indexer.pictures.signature import SIGNATURE_BYTES
-from indexer.pictures.workers import DIGEST_BYTES, Limits, Prepared
 from indexer.preprocess import Pixels
 from indexer.records import Fingerprint, ModelId, PictureInfo, Preprocess
 from tests.fakes import FakeEmbedder
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--decoders", type=int, nargs="+", default=[2, 16])
     args = parser.parse_args()
-    workers.BOOT = BOOT
+    worker.BOOT = BOOT
     with tempfile.TemporaryDirectory() as scratch:
         write_small(Path(scratch) / "files", args.files)
         for count in args.decoders:
@@ -106,7 +106,7 @@ def serve() -> None:
     def answer(data: bytes, kind: str, preprocess: Preprocess, limits: Limits, exact: bool) -> Prepared:
         return Prepared(pixels, PictureInfo(*SPEC.size, kind), known)
 
-    workers.serve(answer)
+    serving.serve(answer)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import numpy as np
 from ..errors import PictureError
 from ..preprocess import Pixels
 from ..records import Fingerprint, PictureInfo, Source
+from .decoders import Decoders
+from .prepare import Prepared
 from .scan import Content, Refused, read
-from .workers import Decoders, Prepared
 
 READERS = 4
 # files that are read, hashed and looked up together

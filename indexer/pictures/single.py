@@ -12,8 +12,9 @@ from ..errors import PictureError
 from ..machine import cores
 from ..preprocess import Pixels
 from ..records import Preprocess
+from .decoders import Decoders
+from .prepare import Limits, Prepared
 from .scan import read_path
-from .workers import Decoders, Limits, Prepared
 
 # files that are read and decoded ahead of the one that is asked for
 _AHEAD = 16

@@ -25,9 +25,10 @@ from ..neighbours.choosing import FLAT
 from ..neighbours.index import open_index
 from ..neighbours.making import write_index
 from ..neighbours.stamp import Stamp as IndexStamp
+from ..pictures.decoders import Decoders
+from ..pictures.prepare import Prepared
 from ..pictures.samples import MADE_UP_SIZE, from_folder, made_up
 from ..pictures.signature import SIGNATURE_BYTES
-from ..pictures.workers import Decoders, Prepared
 from ..preprocess import Pixels
 from ..records import (
     INT8,

@@ -18,8 +18,9 @@ from ..machine import cores
 from ..neighbours.choosing import Wish
 from ..pictures.batches import CHUNK, Batch, batches
 from ..pictures.decode import MAX_PIXELS, abilities
+from ..pictures.decoders import Decoders
+from ..pictures.prepare import Limits
 from ..pictures.scan import UNSETTLED, Refused, find, settled
-from ..pictures.workers import Decoders, Limits
 from ..preprocess import Pixels
 from ..records import BuildReport, FoundFile, Progress, Skipped, Source, Unlisted
 from ..store.lock import vouch

@@ -15,8 +15,8 @@ from ..embed.embedder import NO_VECTOR, Embedder, finite
 from ..errors import InvalidArgument, PictureError
 from ..files import replacement
 from ..pictures.decode import MAX_PIXELS
+from ..pictures.prepare import Limits
 from ..pictures.single import prepare_each
-from ..pictures.workers import Limits
 from ..preprocess import Pixels
 from ..records import Label, Skipped
 

@@ -51,11 +51,11 @@ def test_what_needs_no_model_loads_no_torch_and_no_faiss(built: Path, words: lis
         "import sys, runpy\nsys.argv[1:] = " + repr(words) + "\n"
         "try:\n    runpy.run_module('indexer', run_name='__main__')\n"
         "except SystemExit as done:\n    assert not done.code, done.code\n"
-        "loaded = {'torch', 'timm', 'faiss', 'indexer.pictures.workers'} & sys.modules.keys()\n"
+        "loaded = {'torch', 'timm', 'faiss', 'indexer.pictures.decoders'} & sys.modules.keys()\n"
         "print(*loaded, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=built, capture_output=True, text=True, check=True)
-    needed = "indexer.pictures.workers" if words == ["build"] else ""  # decoders, for what might be new
+    needed = "indexer.pictures.decoders" if words == ["build"] else ""  # decoders, for what might be new
     assert done.stderr.splitlines()[-1] == needed
 
 

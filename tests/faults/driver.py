@@ -24,7 +24,7 @@ from ..fakes import FakeEmbedder
 COMMIT_IMAGES = 5
 # a decoder that never comes to an end, and lets nothing in Python interrupt it
 HANGING = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from indexer.pictures.workers import serve; "
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from indexer.pictures.serving import serve; "
     "from tests.faults.driver import hang; serve(hang)"
 )
 
@@ -137,7 +137,7 @@ def points() -> dict[str, Callable[[Grief], None]]:
 
     from indexer.neighbours import making
     from indexer.pictures import batches
-    from indexer.pictures.workers import Decoders
+    from indexer.pictures.decoders import Decoders
     from indexer.store import lock, salvage, seal
     from indexer.store.store import Store
     from indexer.store.survey import Survey
@@ -217,7 +217,7 @@ def tell(plan: Plan) -> None:
 def main() -> None:
     from indexer.cli import common
     from indexer.cli import main as run
-    from indexer.pictures import scan, workers
+    from indexer.pictures import scan, worker
     from indexer.verbs import build, nearest
 
     plan = Plan(**json.loads(os.environ["PLAN"]))
@@ -228,7 +228,7 @@ def main() -> None:
         common.loader = lambda *_: lambda _: FakeEmbedder(batch_size=4)
     tell(plan)
     if plan.hang:
-        workers.BOOT = HANGING
+        worker.BOOT = HANGING
     if plan.point:
         points()[plan.point](Grief(plan.nth))
     if plan.file_size is not None:

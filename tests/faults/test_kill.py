@@ -18,7 +18,8 @@ from PIL import Image
 
 from indexer import Catalog, Embedder, load_embedder
 from indexer.cli.common import SOME_SKIPPED
-from indexer.pictures.workers import Decoders, Prepared
+from indexer.pictures.decoders import Decoders
+from indexer.pictures.prepare import Prepared
 from indexer.store.rows import Entry, Refusal, StoredModel
 from indexer.store.store import Store
 from indexer.verbs import build

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from indexer.errors import PictureError
-from indexer.pictures import workers
+from indexer.pictures import serving
+from indexer.pictures.prepare import DIGEST_BYTES, Limits, Prepared
 from indexer.pictures.signature import SIGNATURE_BYTES
-from indexer.pictures.workers import DIGEST_BYTES, Limits, Prepared
 from indexer.records import Fingerprint, PictureInfo, Preprocess
 
 # what a test starts instead of a worker's own boot code
@@ -92,5 +92,5 @@ def shared() -> int:
 
 
 def main() -> None:
-    workers.GRACE_SECONDS = GRACE_SECONDS
-    workers.serve(answer)
+    serving.GRACE_SECONDS = GRACE_SECONDS
+    serving.serve(answer)

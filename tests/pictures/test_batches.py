@@ -15,8 +15,9 @@ from PIL import Image
 from indexer.errors import IndexerError, PictureError
 from indexer.pictures import batches as batches_module
 from indexer.pictures.batches import CHUNK, Batch, Picture, batches
+from indexer.pictures.decoders import Decoders
+from indexer.pictures.prepare import Limits, Prepared, prepare
 from indexer.pictures.scan import UNSETTLED, Content, Refused, read
-from indexer.pictures.workers import Decoders, Limits, Prepared, prepare
 from indexer.records import Preprocess, Source
 
 from .samples import encode, source

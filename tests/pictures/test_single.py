@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from indexer.errors import IndexerError, PictureError
-from indexer.pictures import single, workers
+from indexer.pictures import single, worker
+from indexer.pictures.decoders import Decoders
+from indexer.pictures.prepare import Limits, Prepared
 from indexer.pictures.scan import Content, read_path
 from indexer.pictures.single import prepare_each, thumbnails
-from indexer.pictures.workers import Limits, Prepared
 from indexer.records import Preprocess
 
 from .samples import BLUE, GREEN, RED, TOLERANCE, WHITE, encode, quarters
@@ -116,7 +117,7 @@ def test_a_pipe_or_a_device_is_no_picture(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_nothing_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "BOOT", "raise SystemExit(1)")
+    monkeypatch.setattr(worker, "BOOT", "raise SystemExit(1)")
     assert list(prepare_each([], SPEC, Limits())) == []
 
 
@@ -129,7 +130,7 @@ def test_limits_count(tmp_path: Path) -> None:
 def test_a_decoder_that_cannot_be_started_is_no_fault_of_the_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "BOOT", "raise SystemExit(1)")
+    monkeypatch.setattr(worker, "BOOT", "raise SystemExit(1)")
     with pytest.raises(IndexerError, match="could not be started"):
         list(prepare_each([write(tmp_path / "a.png")], SPEC, Limits()))
 
@@ -137,7 +138,7 @@ def test_a_decoder_that_cannot_be_started_is_no_fault_of_the_picture(
 def test_many_files_come_in_order_from_one_set_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    class Counted(workers.Decoders):
+    class Counted(Decoders):
         def __init__(self, preprocess: Preprocess, count: int, limits: Limits, exact: bool) -> None:
             made.append(count)
             super().__init__(preprocess, count, limits, exact)

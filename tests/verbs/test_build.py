@@ -17,7 +17,7 @@ from PIL import Image
 from indexer import BuildReport, Catalog, InvalidArgument, PictureError, Progress, UnsafeRemoval, WrongModel
 from indexer.embed.embedder import Embedded
 from indexer.pictures import scan
-from indexer.pictures.workers import Decoders
+from indexer.pictures.decoders import Decoders
 from indexer.preprocess import Pixels, fit
 from indexer.records import FoundFile, Preprocess
 from indexer.render import jsonl, text

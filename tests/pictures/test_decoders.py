@@ -24,9 +24,10 @@ import pytest
 from PIL import Image
 
 from indexer.errors import IndexerError, PictureError
-from indexer.pictures import workers
+from indexer.pictures import exchange, worker
 from indexer.pictures.decode import decode
-from indexer.pictures.workers import Decoders, Limits, Prepared, prepare
+from indexer.pictures.decoders import GROUP, Decoders
+from indexer.pictures.prepare import Limits, Prepared, prepare
 from indexer.preprocess import fit
 from indexer.records import PictureInfo, Preprocess
 
@@ -52,14 +53,14 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Decoders]]:
 
     Their limit of seconds counts for requests in which one hangs.
     """
-    monkeypatch.setattr(workers, "BOOT", planted.BOOT)
-    tell = workers._Worker._tell
+    monkeypatch.setattr(worker, "BOOT", planted.BOOT)
+    tell = worker.Worker._tell
 
-    def with_room(self: workers._Worker, message: dict[str, Any], seconds: float) -> None:
+    def with_room(self: worker.Worker, message: dict[str, Any], seconds: float) -> None:
         hangs = any(job.data.startswith(HANGS) for job in self.jobs)
         tell(self, message, seconds if hangs else max(seconds, ROOM_SECONDS))
 
-    monkeypatch.setattr(workers._Worker, "_tell", with_room)
+    monkeypatch.setattr(worker.Worker, "_tell", with_room)
     started: list[Decoders] = []
 
     def make(count: int = 1, **limits: float) -> Decoders:
@@ -232,13 +233,13 @@ def test_disasters_in_a_row_and_beside_each_other(start: Callable[..., Decoders]
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many files each request was for."""
     counts: list[int] = []
-    tell = workers._Worker._tell
+    tell = worker.Worker._tell
 
-    def counting(self: workers._Worker, message: dict[str, Any], seconds: float) -> None:
+    def counting(self: worker.Worker, message: dict[str, Any], seconds: float) -> None:
         counts.append(len(message.get("files", ())))
         tell(self, message, seconds)
 
-    monkeypatch.setattr(workers._Worker, "_tell", counting)
+    monkeypatch.setattr(worker.Worker, "_tell", counting)
     return counts
 
 
@@ -258,7 +259,7 @@ def in_a_group(decoders: Decoders, orders: list[bytes]) -> list[int | str]:
 def test_files_that_wait_go_together(start: Callable[..., Decoders], asked: list[int]) -> None:
     orders = [b"x" * (1 + number % 7) for number in range(60)]
     assert in_a_group(start(2), orders) == [len(order) for order in orders]
-    assert max(asked) == workers.GROUP
+    assert max(asked) == GROUP
     assert sum(asked) == 60
     assert asked.count(1) >= 4  # the last ones are shared out
 
@@ -266,7 +267,7 @@ def test_files_that_wait_go_together(start: Callable[..., Decoders], asked: list
 def test_large_files_go_alone(
     start: Callable[..., Decoders], asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "GROUP_BYTES", 10)
+    monkeypatch.setattr("indexer.pictures.decoders.GROUP_BYTES", 10)
     assert in_a_group(start(), [b"x" * 11] * 3 + [b"x" * 5] * 6) == [11] * 3 + [5] * 6
     assert asked[1:] == [1, 1, 1, 2, 2, 1, 1]
 
@@ -293,21 +294,21 @@ def test_a_disaster_among_others_costs_none_of_them(
     wanted: list[int | str] = [*range(1, 17)]
     wanted[3] = reason
     assert in_a_group(decoders, orders) == wanted
-    assert max(asked) == workers.GROUP  # it was among others
+    assert max(asked) == GROUP  # it was among others
 
 
 def test_files_come_after_one_that_cannot_be_handed_over(
     start: Callable[..., Decoders], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the system allows no file of its length."""
-    put = workers._put
+    put = exchange.put
 
     def put_some(shared: int, data: bytes, place: int = 0) -> int:
         if len(data) > 100:
             raise OSError(errno.EFBIG, "File too large")
         return put(shared, data, place)
 
-    monkeypatch.setattr(workers, "_put", put_some)
+    monkeypatch.setattr(worker, "put", put_some)
     assert in_a_group(start(), [b"x", b"x" * 200, b"xx", b"xxx"]) == [1, "crashed the decoder", 2, 3]
 
 
@@ -315,16 +316,16 @@ def test_files_come_after_a_group_whose_worker_has_gone(
     start: Callable[..., Decoders], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
-    ask = workers._Worker.ask
+    ask = worker.Worker.ask
 
-    def ask_some(self: workers._Worker) -> None:
+    def ask_some(self: worker.Worker) -> None:
         if len(self.jobs) > 1:
             groups.append(len(self.jobs))
             if len(groups) == 2:  # handed to one that has been at work
                 raise BrokenPipeError
         ask(self)
 
-    monkeypatch.setattr(workers._Worker, "ask", ask_some)
+    monkeypatch.setattr(worker.Worker, "ask", ask_some)
     assert in_a_group(start(), [b"x" * number for number in range(1, 13)]) == [*range(1, 13)]
     assert groups == [6, 3]
 
@@ -338,7 +339,7 @@ def test_every_file_hears_that_no_worker_can_be_started(monkeypatch: pytest.Monk
         with decoders._lock:
             futures = [decoders.submit(b"x", "JPEG") for _ in range(3)]
         for future in futures:
-            assert str(future.exception(timeout=20)) == workers.NOT_STARTED
+            assert str(future.exception(timeout=20)) == worker.NOT_STARTED
 
 
 @linux
@@ -478,7 +479,7 @@ def test_what_is_written_later_changes_nothing(start: Callable[..., Decoders]) -
 def test_shared_memory_has_no_name_and_shrinks_after_a_large_file(
     start: Callable[..., Decoders], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "KEPT_BYTES", 1 << 20)
+    monkeypatch.setattr(worker, "KEPT_BYTES", 1 << 20)
     decoders = start()
     assert tell(decoders, "os.readlink(f'/proc/self/fd/{shared()}')") == "/memfd:indexer (deleted)"
     assert tell(decoders, "os.fstat(shared()).st_size " + " " * (2 << 20)) == str((2 << 20) + 32)
@@ -496,7 +497,7 @@ def test_what_a_decoder_prints_goes_nowhere(start: Callable[..., Decoders], capf
 @pytest.mark.parametrize("boot", ["raise SystemExit(1)", "import no_such_module", "print('hello')"])
 def test_a_worker_that_does_not_start_is_no_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch, boot: str) -> None:
     """A million pictures must not be skipped for it."""
-    monkeypatch.setattr(workers, "BOOT", boot)
+    monkeypatch.setattr(worker, "BOOT", boot)
     with Decoders(SPEC, 1) as decoders:
         for _ in range(2):
             error = decoders.submit(EVERY_FORMAT["PNG"], "PNG").exception()
@@ -618,10 +619,13 @@ def test_closing_twice_or_unused_is_nothing(start: Callable[..., Decoders]) -> N
 PARENT = """
 import json, sys, time
 sys.path[:] = json.loads(sys.argv[1])
-from indexer.pictures import workers
+from indexer.pictures import worker
+from indexer.pictures.decoders import Decoders
+from indexer.pictures.prepare import Limits
+from indexer.records import Preprocess
 from tests.pictures import planted
-workers.BOOT = planted.BOOT
-decoders = workers.Decoders(workers.Preprocess((16, 16)), 2, workers.Limits(seconds=2))
+worker.BOOT = planted.BOOT
+decoders = Decoders(Preprocess((16, 16)), 2, Limits(seconds=2))
 ids = [decoders.submit(b"tell os.getpid()", "JPEG").exception().reason for _ in range(2)]
 for order in sys.argv[2:]:
     decoders.submit(order.encode(), "JPEG")
@@ -672,7 +676,7 @@ def test_a_process_that_is_killed_while_it_starts_is_started_once_more(
     left = tmp_path / "left"
     left.write_text(str(times))
     monkeypatch.setenv("LEFT", str(left))
-    monkeypatch.setattr(workers, "BOOT", KILLS_ITSELF + planted.BOOT)
+    monkeypatch.setattr(worker, "BOOT", KILLS_ITSELF + planted.BOOT)
     future = start().submit(b"fine", "PLANTED")
     if times == 1:
         assert future.result().info.format == "PLANTED"
