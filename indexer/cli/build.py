@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -68,9 +69,10 @@ def build(
     if paths and not named:  # which would stand for every folder
         raise InvalidArgument("No path came on stdin, so nothing was done.")
     loading = common.loader(device, precision, batch_size)
+    folder = _folder(catalog, named)
     with (
-        _folder(catalog, named, dry_run) as folder,
-        Catalog.create(folder, model=model, loader=loading) as opened,
+        _to_open(folder, dry_run) as place,
+        Catalog.create(place, model=model, loader=loading) as opened,
         progress_bar() as progress,
     ):
         report = opened.build(
@@ -87,6 +89,7 @@ def build(
             optimize=optimize,
             progress=progress,
         )
+    report = replace(report, catalog=str(folder))
     if as_json:
         click.echo(jsonl.dumps(jsonl.build(report)))
     else:
@@ -98,21 +101,30 @@ def build(
         sys.exit(common.SOME_SKIPPED)
 
 
-@contextmanager
-def _folder(given: Path | None, paths: list[str], dry_run: bool) -> Iterator[Path]:
-    """The catalog's folder: an existing one, else ./.indexer; for a dry run that would make one, a passing one."""
+def _folder(given: Path | None, paths: list[str]) -> Path:
+    """The catalog's folder: an existing one, else ./.indexer."""
     try:
         folder = common.find_catalog(given)
     except CatalogNotFound:
         folder = Path(common.FOLDER)
-    if not (folder / "catalog.sqlite").is_file():
+    if not _is_catalog(folder):
         if not paths:
             raise InvalidArgument("There is no catalog yet. Name a folder of pictures: indexer build FOLDER.")
         for path in paths:  # before an empty catalog is left behind
             if not os.path.lexists(path):
                 raise InvalidArgument(f"There is no file or folder {path}. Check the spelling.")
-        if dry_run:
-            with TemporaryDirectory() as passing:
-                yield Path(passing)
-            return
-    yield folder
+    return folder
+
+
+@contextmanager
+def _to_open(folder: Path, dry_run: bool) -> Iterator[Path]:
+    """The catalog's folder, or a passing one for a dry run that would make it."""
+    if dry_run and not _is_catalog(folder):
+        with TemporaryDirectory() as passing:
+            yield Path(passing)
+    else:
+        yield folder
+
+
+def _is_catalog(folder: Path) -> bool:
+    return (folder / "catalog.sqlite").is_file()

@@ -69,6 +69,8 @@ def dedup(
     from ..render import html as pages
     from ..render import jsonl, text
 
+    if keep_all and (plan is not None or html is not None):
+        raise InvalidArgument("--keep-all only remembers groups. Ask for --plan or --html afterwards.")
     lowest = _threshold(threshold)
     with (
         Catalog.open(common.find_catalog(catalog), readonly=not keep_all) as opened,

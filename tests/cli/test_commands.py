@@ -243,7 +243,8 @@ def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_dry_run_leaves_no_catalog(run: Run, pictures: Path) -> None:
-    assert lines(run("build", pictures, "--dry-run", "--json").out)[0]["added"] == 6
+    report = lines(run("build", pictures, "--dry-run", "--json").out)[0]
+    assert (report["added"], report["catalog"]) == (6, ".indexer")
     assert not Path(".indexer").exists()
 
 

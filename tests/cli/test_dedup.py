@@ -184,6 +184,7 @@ def test_calibrate(run: Run, folder: Path) -> None:
         (["dedup", "--threshold", "2"], "no cosine similarity"),
         (["dedup", "--keep", "prettiest"], "prettiest"),
         (["dedup", "--keep-all", "zz"], "'zz' names no group"),
+        (["dedup", "--keep-all", "zz", "--plan", "plan.json"], "Ask for --plan or --html afterwards"),
         (["dedup", "--against", "nowhere"], "There is no catalog in nowhere"),
         (["apply"], "Give a plan to carry out, or --undo LOG"),
         (["apply", "plan.json", "--undo", "log"], "Give a plan to carry out, or --undo LOG"),
