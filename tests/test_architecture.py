@@ -35,7 +35,7 @@ DOORS = {
     "timm": {"embed/eva.py"},
     "safetensors": {"embed/eva.py"},
     "huggingface_hub": {"embed/eva.py"},
-    "faiss": {"neighbours/index.py", "neighbours/nominator.py", "neighbours/plane.py"},
+    "faiss": {"neighbours/index.py", "neighbours/nominator.py", "neighbours/plane.py", "neighbours/threads.py"},
     "sqlite_utils": {"store/connection.py", "store/migrations.py"},
     "sqlite3": {"store/connection.py", "store/filters.py", "store/salvage.py", "store/sqlite_errors.py"},
     "PIL": {

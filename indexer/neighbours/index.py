@@ -6,14 +6,14 @@ It nominates; scores are always computed from the vectors as they are stored. Wh
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from .checksums import of_rows
 from .choosing import FLAT
 from .nominator import Nominator
 from .stamp import Stamp, is_usable
+from .threads import threads
 from .tuning import Exam, tune
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 Block: TypeAlias = tuple[Ids, Ids, Half]
 """Vector ids, ascending, the content of each, and the vectors as they are stored, (N, dim)."""
+Parts = TypeVar("Parts", bound="tuple[npt.NDArray[Any], ...]")
 # of a row: its two ids and its checksum
 _NUMBER_BYTES = 8 + 8 + 8
 # rows that are taken from a file at once
@@ -48,6 +50,8 @@ _FEW_NUMBERS = 40_000_000
 _IMPORT_NUMBERS = 200_000_000
 # queries that faiss compares with all rows one by one; more of them are a matrix product
 _FEW_QUERIES = 16
+# queries that are worth a thread of their own
+_QUERIES_A_THREAD = 64
 # vectors that are asked for to see what alike neighbours take
 _ASKED = 2000
 
@@ -120,15 +124,8 @@ class NeighbourIndex:
         places, and all that is returned: (N, k); queries: (N, dim), unit rows. Cosines are those of the rows as the
         store held them. Not sound is a gap, and a row that is not what was written.
         """
-        threads = min(places.size * self.stamp.dim // COMPARED_AT_ONCE, len(places), _SCORERS)
-        if threads < 2 or (threads := min(threads, cores())) < 2:
-            return self._scored(places, queries)
-        bounds = [i * len(places) // threads for i in range(threads + 1)]
-        parts = [slice(start, end) for start, end in pairwise(bounds)]
-        with ThreadPoolExecutor(threads, "scores") as pool:
-            scored = pool.map(lambda part: self._scored(places[part], queries[part]), parts)
-            contents, scores, sound = map(np.concatenate, zip(*scored, strict=True))
-        return contents, scores, sound
+        threads = min(places.size * self.stamp.dim // COMPARED_AT_ONCE, _SCORERS)
+        return _shared_out(lambda part: self._scored(places[part], queries[part]), len(places), threads)
 
     def _scored(self, places: Ids, queries: Vectors) -> tuple[Ids, Vectors, npt.NDArray[np.bool_]]:
         contents, sound = self._contents[places], places >= 0
@@ -167,7 +164,10 @@ class NeighbourIndex:
         if few and len(queries) < _FEW_QUERIES and (places is not None or not self._faiss_takes_over()):
             scores, found = _best(self._compare(queries, places, count), k)
             return scores, found if places is None else np.where(found < 0, -1, places[found])
+        return self._by_faiss(queries, k, places, few=few)
 
+    @threads()
+    def _by_faiss(self, queries: Vectors, k: int, places: Ids | None, *, few: bool) -> tuple[Vectors, Ids]:
         import faiss
 
         if few and places is not None:
@@ -203,7 +203,12 @@ class NeighbourIndex:
             parameters = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
                 k_factor=factor, base_index_params=inner
             )
-            return self._refine.search(queries, k, params=parameters)
+
+            def search(part: slice) -> tuple[Vectors, Ids]:
+                with threads(1):
+                    return self._refine.search(queries[part], k, params=parameters)
+
+            return _shared_out(search, len(queries), len(queries) // _QUERIES_A_THREAD)
 
     def _faiss_takes_over(self) -> bool:
         """Whether faiss compares all rows: as soon as numpy has taken as long as importing it takes.
@@ -249,6 +254,17 @@ class NeighbourIndex:
         # faiss's header has an odd length: in the file itself numbers lie across words, and are read slowly
         rows = self._rows[places]
         return (rows.copy() if isinstance(places, slice) else rows).view(np.float16)
+
+
+def _shared_out(work: Callable[[slice], Parts], count: int, threads: int) -> Parts:
+    """What some work gives for so many queries, a tuple of arrays; done in parts, by at most so many threads."""
+    threads = min(threads, count)
+    if threads < 2 or (threads := min(threads, cores())) < 2:
+        return work(slice(count))
+    bounds = [i * count // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads, "queries") as pool:
+        done = pool.map(work, [slice(start, end) for start, end in pairwise(bounds)])
+        return tuple(map(np.concatenate, zip(*done, strict=True)))  # type: ignore[return-value]
 
 
 def _best(scores: Vectors, k: int) -> tuple[Vectors, Ids]:

@@ -17,6 +17,7 @@ from .choosing import FLAT, SAMPLE, lists_for
 from .index import ROWS, Block, Ids, NeighbourIndex
 from .nominator import Nominator
 from .stamp import Stamp, append_stamp, path_of
+from .threads import threads
 from .tuning import QUERIES, Exam, tune
 
 Advance = Callable[[str, int, int], None]
@@ -79,7 +80,8 @@ def _write(
     try:
         with replacement(target) as temporary:
             rows = _write_rows(temporary, blocks, stamp)
-            finished, structure = nominate(temporary, rows)
+            with threads():
+                finished, structure = nominate(temporary, rows)
             if structure is not None:
                 with temporary.open("ab") as file:
                     lists, start = structure.write(file)

@@ -24,7 +24,7 @@ from indexer.neighbours import tuning
 from indexer.neighbours.choosing import FLAT
 from indexer.neighbours.index import Block, NeighbourIndex, open_index
 from indexer.neighbours.making import extend_index, write_index
-from indexer.neighbours.nominator import make
+from indexer.neighbours.nominator import Nominator, make
 from indexer.neighbours.stamp import MAGIC, Stamp, find_index, is_usable, path_of, read_stamp, remove_others
 
 DIM = 32
@@ -247,6 +247,53 @@ def test_a_structure_reaches_the_recall_that_it_says(tmp_path: Path, clustered: 
     assert recall(index, clustered, queries) >= 0.95  # these 300 have luck of their own
     one_by_one = [index.search(query[None], 10)[1][0].tolist() for query in queries[:20]]
     assert one_by_one == index.search(queries, 10)[1][:20].tolist()
+
+
+def test_faiss_takes_the_threads_that_may_be_used_and_none_in_a_search(
+    tmp_path: Path, clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are more, as in a container of a large machine, they keep each other from working."""
+    counts: dict[str, set[int]] = {"train": set(), "knn": set(), "search": set()}
+
+    def noting(owner: object, name: str) -> None:
+        real = getattr(owner, name)
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            counts[name].add(faiss.omp_get_max_threads())
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    noting(Nominator, "train")
+    noting(faiss, "knn")
+    noting(faiss.IndexRefine, "search")
+    monkeypatch.setattr("indexer.neighbours.threads.cores", lambda: 3)
+    monkeypatch.setattr("indexer.neighbours.index.cores", lambda: 3)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(7)
+    try:
+        write(tmp_path, clustered, LISTS, target=0.9)
+        opened(tmp_path).search(clustered[:200], 10)
+        opened(tmp_path).exact(clustered[:200], 10)
+        assert faiss.omp_get_max_threads() == 7
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert counts == {"train": {3}, "knn": {3}, "search": {1}}
+
+
+@pytest.mark.parametrize("count", [1, 63, 200])
+def test_queries_that_are_shared_out_find_the_same(
+    tmp_path: Path, clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    write(tmp_path, clustered, LISTS, target=0.9)
+    index, queries = opened(tmp_path), made_clustered(1, count)
+    answers = []
+    for cores in (1, 3, 16):
+        monkeypatch.setattr("indexer.neighbours.index.cores", lambda cores=cores: cores)
+        answers.append(index.search(queries, 10))
+    for scores, ids in answers:
+        assert np.array_equal(ids, answers[0][1])
+        assert np.array_equal(scores, answers[0][0])
 
 
 def test_a_query_reads_only_the_lists_that_it_touches(tmp_path: Path, clustered: np.ndarray) -> None:
