@@ -47,6 +47,7 @@ def apply(
     files were left alone, with the reason.
     """
     from ..catalog import Catalog
+    from ..render import text
 
     if (plan is None) == (undo is None):
         raise InvalidArgument("Give a plan to carry out, or --undo LOG: one of them. See indexer apply --help.")
@@ -57,11 +58,18 @@ def apply(
         with Catalog.open(common.find_catalog(catalog), readonly=not yes) as opened:
             steps = opened.apply(plan, action=action, to=to, yes=yes, log=log)  # type: ignore[arg-type]
             done, left = _show(steps, as_json)
+            images = len(opened)
         if not yes:
             common.say("This was a dry run: nothing was changed. Add --yes to do it.")
             return
+        if done and action != "delete":
+            common.say(f"Put everything back with: {text.command('apply', '--undo', log or f'{plan}.log')}")
         if done:
-            common.say("Bring the catalog in line with: indexer build")
+            from ..verbs.build import SAFE_REMOVAL
+
+            many = action != "hardlink" and done > SAFE_REMOVAL * images  # which a build takes for an accident
+            prune = ("--prune",) if many else ()
+            common.say(f"Bring the catalog in line with: {text.command('build', *prune, catalog=catalog)}")
     if left:
         sys.exit(common.SOME_SKIPPED)
 

@@ -105,7 +105,7 @@ def dedup(
         for group in report:
             for line in text.group_lines(group):
                 click.echo(line)
-    for line in text.duplicates(report, plan):
+    for line in text.duplicates(report, plan, catalog):
         common.say(line)
 
 

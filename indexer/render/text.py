@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,12 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     raise AssertionError
+
+
+def command(*words: str | Path, catalog: Path | None = None) -> str:
+    """What to type next, whatever is in the names; with the catalog, where one was named."""
+    named = () if catalog is None else ("--catalog", catalog)
+    return shlex.join(map(str, ("indexer", *words, *named)))
 
 
 def plural(count: int, word: str) -> str:
@@ -221,8 +228,8 @@ def found_duplicates(report: DuplicatesReport) -> str:
     return f"{groups} of duplicates among {plural(report.images, 'picture')}; beside those to keep: {counts}"
 
 
-def duplicates(report: DuplicatesReport, plan: Path | None) -> Iterator[str]:
-    """What was found in all, and how to go on."""
+def duplicates(report: DuplicatesReport, plan: Path | None, catalog: Path | None = None) -> Iterator[str]:
+    """What was found in all, and how to go on. catalog: where one was named."""
     yield f"{found_duplicates(report)} ({report.seconds:.1f} s)"
     freed = sum(image.image.bytes for image in report.removable)
     if freed:
@@ -236,7 +243,7 @@ def duplicates(report: DuplicatesReport, plan: Path | None) -> Iterator[str]:
     if not report.calibrated:
         yield "Thresholds are cautious defaults; indexer calibrate measures them on your pictures."
     if plan is not None:
-        yield f"Wrote {plan}. Look at it, then: indexer apply {plan}"
+        yield f"Wrote {plan}. Look at it, then: {command('apply', plan, catalog=catalog)}"
 
 
 def approximate(recall: float) -> str:

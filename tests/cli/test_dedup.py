@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,36 @@ def test_a_plan_a_page_and_what_apply_says(run: Run, folder: Path, tmp_path: Pat
     back = run("apply", "--undo", "plan.json.log")
     assert (back.code, back.out) == (0, f"done\tmove\t{folder / 'small.jpg'}\n")
     assert (folder / "small.jpg").exists()
+
+
+def test_what_comes_next_can_be_typed_as_it_is_said(run: Run, folder: Path) -> None:
+    """Also of a catalog and a plan with spaces, and where so much was removed that a build takes it for an accident."""
+    assert run("build", folder, "--catalog", "my catalog").code == 0
+    said = run("dedup", "--catalog", "my catalog", "--plan", "my plan.json").err
+    apply = command_after("Look at it, then: ", said)
+    assert apply == ["apply", "my plan.json", "--catalog", "my catalog"]
+    done = run(*apply, "--yes", "--action", "move", "--to", "moved")
+    assert done.code == 0
+    build = run(*command_after("Bring the catalog in line with: ", done.err))
+    assert (build.code, build.err) == (0, "")
+    assert "removed 1" in build.out
+    back = run(*command_after("Put everything back with: ", done.err))
+    assert back.out == f"done\tmove\t{folder / 'small.jpg'}\n"
+
+
+def test_what_cannot_be_put_back_is_not_said_to_be(run: Run, folder: Path) -> None:
+    run("dedup", "--plan", "plan.json")
+    done = run("apply", "plan.json", "--yes", "--action", "delete")
+    assert "Put everything back" not in done.err
+    assert "indexer build --prune" in done.err
+
+
+def command_after(words: str, said: str) -> list[str]:
+    """What is to be typed next, without the program's name."""
+    (line,) = (line for line in said.splitlines() if words in line)
+    program, *command = shlex.split(line.partition(words)[2])
+    assert program == "indexer"
+    return command
 
 
 def test_what_is_approximate_says_so(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
