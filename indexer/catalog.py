@@ -239,7 +239,7 @@ class Catalog:
         self,
         *,
         threshold: float | Literal["auto"] = "auto",
-        tier: Tier = "copy",
+        tier: Tier | None = None,
         keep: str | None = None,
         mirrors: bool = False,
         thorough: bool = False,
@@ -250,18 +250,20 @@ class Catalog:
         """Groups of images that show the same picture, each with the one to keep.
 
         threshold: lowest cosine similarity; 'auto' is what calibrate() has found, or a cautious default. tier: the
-        least sure one to include; only 'exact', 'pixels' and 'copy' are ever marked for removal. keep: rules in their
-        order, as the README lists them. mirrors: also mirrored and turned copies. thorough: read pictures where their
-        signatures do not decide. against: the folder of another catalog; groups are then of what is in both, with
-        that one's image kept. all_pairs: look at every pair of vectors, also where that takes longer than five minutes
-        and the neighbour index could name the nearest instead (the report's `recall` says how many it is expected to).
+        least sure one to include, by default 'copy', or 'probable' with thorough; only 'exact', 'pixels' and 'copy'
+        are ever marked for removal. keep: rules in their order, as the README lists them. mirrors: also mirrored and
+        turned copies. thorough: read pictures where their signatures do not decide. against: the folder of another
+        catalog; groups are then of what is in both, with that one's image kept. all_pairs: look at every pair of
+        vectors, also where that takes longer than five minutes and the neighbour index could name the nearest instead
+        (the report's `recall` says how many it is expected to).
         Raises InvalidArgument, WrongModel where the two catalogs cannot be compared, and CatalogError.
         """
         from .verbs.duplicates import DuplicateOptions, duplicates
         from .verbs.keeping import DEFAULT
 
         lowest = None if threshold == "auto" else threshold
-        options = DuplicateOptions(lowest, tier, DEFAULT if keep is None else keep, mirrors, thorough, all_pairs)
+        least = tier or ("probable" if thorough else "copy")
+        options = DuplicateOptions(lowest, least, DEFAULT if keep is None else keep, mirrors, thorough, all_pairs)
         if against is None:
             return duplicates(self._store, self.folder, options, progress)
         other = Store.open(Path(against), readonly=True)

@@ -21,9 +21,8 @@ from .progress import progress_bar
 @click.option(
     "--tier",
     type=click.Choice(list(TIERS)),
-    default="copy",
-    show_default=True,
-    help="The least sure tier to show. Only exact, pixels and copy are ever marked for removal.",
+    help="The least sure tier to show. Only exact, pixels and copy are ever marked for removal. Default: copy, or "
+    "probable with --thorough.",
 )
 @click.option("--mirrors", is_flag=True, help="Also find copies that are mirrored or turned.")
 @click.option("--thorough", is_flag=True, help="Read pictures where signatures cannot decide: tier probable.")
@@ -38,7 +37,7 @@ from .progress import progress_bar
     is_flag=True,
     help="Compare all pairs of vectors, also where the neighbour index would be much faster and nearly as good.",
 )
-@click.option("--keep", metavar="RULE,...", help="Which to keep: rules in their order, see below.")
+@click.option("--keep", metavar="RULE,...", help="Which to keep: rules in their order, see above.")
 @click.option("--keep-all", metavar="GROUP", multiple=True, help="Remember that a group is none: these differ.")
 @click.option("--plan", metavar="FILE", type=common.a_plan, help="Write a plan for indexer apply.")
 @click.option("--html", metavar="FILE", type=common.a_page, help="Write a page with the groups.")
@@ -47,7 +46,7 @@ from .progress import progress_bar
 def dedup(
     catalog: Path | None,
     threshold: str,
-    tier: str,
+    tier: str | None,
     mirrors: bool,
     thorough: bool,
     against: Path | None,

@@ -47,11 +47,12 @@ SURE: tuple[Tier, ...] = ("exact", "pixels", "copy")
 class DuplicateOptions:
     """What to look for. threshold None: what calibrate has found, or a cautious default. keep: see keeping.py.
 
-    all_pairs: never let an index name the nearest in place of looking at every pair.
+    thorough: goes with a tier that has what is probable. all_pairs: never let an index name the nearest in place of
+    looking at every pair.
     """
 
-    threshold: float | None = None
-    tier: Tier = "copy"
+    threshold: float | None
+    tier: Tier
     keep: str = DEFAULT
     mirrors: bool = False
     thorough: bool = False
@@ -63,6 +64,10 @@ class DuplicateOptions:
             raise InvalidArgument(f"A threshold of {self.threshold} is no cosine similarity. Give -1 to 1, or auto.")
         if self.tier not in TIERS:
             raise InvalidArgument(f"There is no tier '{self.tier}'. Choose from {', '.join(TIERS)}.")
+        if self.thorough and TIERS.index(self.tier) < TIERS.index("probable"):
+            raise InvalidArgument(
+                f"A thorough search finds what is probable; tier '{self.tier}' leaves that out. Give one of the two."
+            )
 
 
 class Node(NamedTuple):
@@ -125,7 +130,7 @@ def keep_all(store: Store, report: DuplicatesReport, ids: Sequence[str]) -> list
         found = [group for group in report if id and group.id.startswith(id)]
         if len(found) != 1:
             what = "no group" if not found else f"{len(found)} groups"
-            raise InvalidArgument(f"'{id}' names {what}. Give the id that dedup shows, or more of its digits.")
+            raise InvalidArgument(f"'{id}' names {what}. Give the id that dedup shows with the same options.")
         chosen += found
     for group in chosen:
         store.decide(b"".join(_digests(image.image for image in group.images)), time.time_ns())

@@ -46,7 +46,15 @@ class Judge:
     """Compares pairs. unread: pictures that could not be read for a closer look."""
 
     def __init__(self, *, mirrors: bool = False, thorough: bool = False) -> None:
-        """mirrors: also find copies that are mirrored or turned. thorough: read pictures where signatures do not do."""
+        """mirrors: also find copies that are mirrored or turned. thorough: read pictures where signatures do not do.
+
+        Raises InvalidArgument at once, not after hours, where what a closer look needs is not installed.
+        """
+        if thorough:
+            from ..pictures.thorough import look_again
+
+            blank = np.zeros((1, 1, 3), np.uint8)
+            look_again(blank, blank)
         self.mirrors = mirrors
         self.thorough = thorough
         self.unread = 0

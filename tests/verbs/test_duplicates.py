@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,35 @@ def test_what_is_only_alike_is_pointed_out_and_left(tmp_path: Path, photos: Path
     assert group.min_score >= 0.9
 
 
+@pytest.fixture
+def tilted(photos: Path) -> Path:
+    """The six photographs, and another one held askew, which a signature cannot tell."""
+    width, height = photo("dahlia").size
+    middle = (width // 8, height // 8, width * 7 // 8, height * 7 // 8)
+    photo("dahlia").rotate(8, Image.Resampling.BICUBIC).crop(middle).save(photos / "tilted.png")
+    return photos
+
+
+def test_a_thorough_search_shows_what_it_finds(tmp_path: Path, tilted: Path) -> None:
+    with built(tmp_path / "c", tilted) as catalog:
+        assert len(catalog.duplicates(threshold=-1)) == 0
+        (group,) = catalog.duplicates(threshold=-1, thorough=True)
+    assert names(group) == {"dahlia.png": "exact", "tilted.png": "probable"}
+    assert [image.action for image in group.images] == ["keep", "leave"]
+
+
+def test_a_thorough_search_says_at_once_what_it_needs(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the first pair comes up that needs it, which may be after hours, or never."""
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with (
+        built(tmp_path / "c", photos) as catalog,
+        pytest.raises(InvalidArgument, match=r"indexer\[thorough\]"),
+    ):
+        catalog.duplicates(thorough=True)
+
+
 def test_every_member_is_a_copy_of_the_keeper_itself(tmp_path: Path, photos: Path) -> None:
     """A panorama is cut into stretches of which only the neighbours overlap enough."""
     wide = photo("bridge", 512)
@@ -516,7 +546,14 @@ def test_what_cannot_be_meant_by_apply_is_said_at_once(tmp_path: Path, with_copy
 
 
 @pytest.mark.parametrize(
-    "options", [{"threshold": 1.5}, {"threshold": float("nan")}, {"tier": "certain"}, {"keep": "prettiest"}]
+    "options",
+    [
+        {"threshold": 1.5},
+        {"threshold": float("nan")},
+        {"tier": "certain"},
+        {"keep": "prettiest"},
+        {"thorough": True, "tier": "copy"},
+    ],
 )
 def test_what_cannot_be_meant(tmp_path: Path, photos: Path, options: dict[str, object]) -> None:
     with built(tmp_path / "c", photos) as catalog, pytest.raises(InvalidArgument):
