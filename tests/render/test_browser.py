@@ -55,9 +55,32 @@ def test_groups_are_inert_in_a_browser(catalog: Catalog, tmp_path: Path) -> None
     assert_inert(dom, images=sum(len(group.images) for group in report))
 
 
-def opened(page: Path, profile: Path) -> str:
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_on_a_phone_the_first_duplicate_is_seen_beside_what_is_kept(catalog: Catalog, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save_picture(tmp_path / "pictures" / name, 0)
+    catalog.build([tmp_path / "pictures"])
+    write_groups(catalog.duplicates(), tmp_path / "page.html")
+    # a window of Chromium is never narrower than 500 pixels
+    (tmp_path / "phone.html").write_text(PHONE)
+    dom = opened(tmp_path / "phone.html", tmp_path / "profile", "--allow-file-access-from-files")
+    left, right, inner = map(float, dom.partition("<title>")[2].partition("</title>")[0].split())
+    assert 0 < left < right <= inner < 340
+
+
+PHONE = """<title></title><iframe src="page.html" style="width: 340px; border: 0"></iframe><script>
+window.onload = () => {
+  const page = document.querySelector("iframe").contentDocument;
+  const second = page.querySelectorAll("figure")[1].getBoundingClientRect();
+  document.title = [second.left, second.right, page.querySelector(".row").getBoundingClientRect().right].join(" ");
+};
+</script>"""
+
+
+def opened(page: Path, profile: Path, *more: str) -> str:
     """What a browser makes of a page."""
-    command = [str(BROWSER), *QUIET, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"]
+    command = [str(BROWSER), *QUIET, *more, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 

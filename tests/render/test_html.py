@@ -121,6 +121,7 @@ def test_a_page_has_only_so_many_images(
     assert page.count("<section>") == 2
     assert page.count("<figure") == 52
     assert "The first 2 are shown; the plan has all." in page
+    assert "<title>3 groups of duplicates among 57 pictures; " in page
 
 
 def test_a_place_that_cannot_be_written(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
