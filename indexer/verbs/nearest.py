@@ -246,13 +246,12 @@ class Nearest:
 
         contents: the only ones that may come, ascending. Fewer than k come only where there are fewer.
         """
-        step = max(1, min(QUERIES, NAMED // (k + SPARE)))
-        parts = [queries[start : start + step] for start in range(0, len(queries), step)]
+        parts = _parts(queries, k)
         if contents is not None and len(contents) <= FEW:
             found = [_nothing(part) for part in parts]
             rest = iter([self.store.vectors.of(contents.tolist(), self.model)])
         else:
-            found = self._covered_ones(parts, k, contents)
+            found = self._covered_ones(parts, k, k, contents)
             rest = self.store.vectors.blocks(self.model, after=self._covered)
         for _, candidates, halves in rest:
             if contents is not None:
@@ -265,29 +264,30 @@ class Nearest:
             ]
         return _joined(found)
 
-    def _covered_ones(self, parts: Sequence[Vectors], k: int, contents: Ids | None) -> list[Neighbours]:
-        """For each part of the queries the nearest of what the index covers.
+    def _covered_ones(self, parts: Sequence[Vectors], k: int, wanted: int, contents: Ids | None) -> list[Neighbours]:
+        """For each part of the queries the k nearest of what the index covers, which is asked for as many as `wanted`.
 
-        It may still name what is gone, and is then asked for more.
+        It may still name what is gone: who lacks some then asks again, for more.
         """
         if self.index is None:
             return [_nothing(part) for part in parts]
-        found: dict[int, Neighbours] = {}
-        waiting, wanted = list(range(len(parts))), k
-        while waiting:
-            with closing(_named(self.index, [parts[i] for i in waiting], wanted, contents)) as named:
-                for i, places in zip(waiting, named, strict=True):
-                    scored = self._scored(parts[i], places, k, more=places.shape[1] == wanted + SPARE)
-                    if scored is not None:
-                        found[i] = scored
-            waiting = [i for i in waiting if i not in found]
-            wanted *= 4
-        return [found[i] for i in range(len(parts))]
+        found = []
+        with closing(_named(self.index, parts, wanted, contents)) as named:
+            for queries, places in zip(parts, named, strict=True):
+                best, there = self._scored(queries, places, k)
+                short = there < best.ids.shape[1]
+                if short.any() and places.shape[1] == wanted + SPARE:
+                    more = _parts(queries[short], 4 * wanted)
+                    best = _replaced(best, short, _joined(self._covered_ones(more, k, 4 * wanted, contents)))
+                elif short.any():
+                    best = _cut(best, there.min())
+                found.append(best)
+        return found
 
-    def _scored(self, queries: Vectors, places: Ids, k: int, *, more: bool) -> Neighbours | None:
-        """The same of nominated rows, None where too many of them are gone and more can be named.
+    def _scored(self, queries: Vectors, places: Ids, k: int) -> tuple[Neighbours, Ids]:
+        """The k best of nominated rows for each query, and how many of them there are, (N,).
 
-        A damaged index may name anything: damaged, gone or double does not count.
+        A damaged index may name anything: damaged, gone or double does not count, and comes last.
         """
         assert self.index is not None
         contents, scores, there = self.index.scored(places, queries)
@@ -295,11 +295,13 @@ class Nearest:
         if not self.files.is_whole(self.store, self.model, places.size):
             ids = self.index.ids_at(places[there])
             there[there] = np.isin(ids, self.store.vectors.living(contents[there], self.model))
-        most = min(k, places.shape[1])
-        width = int(there.sum(axis=1).min(initial=most))
-        if width < most and more:
-            return None
-        return _sorted(contents, np.where(there, scores, -np.inf), width)
+        return _sorted(contents, np.where(there, scores, -np.inf), k), there.sum(axis=1)
+
+
+def _parts(queries: Vectors, k: int) -> list[Vectors]:
+    """Queries that the index is asked at once for k rows each."""
+    step = max(1, min(QUERIES, NAMED // (k + SPARE)))
+    return [queries[start : start + step] for start in range(0, len(queries), step)]
 
 
 def _named(index: NeighbourIndex, parts: Sequence[Vectors], k: int, allowed: Ids | None) -> Generator[Ids, None, None]:
@@ -360,10 +362,20 @@ def _joined(parts: list[Neighbours]) -> Neighbours:
     if not parts:
         return _nothing(np.empty((0, 0), np.float32))
     width = min(part.ids.shape[1] for part in parts)
-    return Neighbours(
-        np.concatenate([part.ids[:, :width] for part in parts]),
-        np.concatenate([part.scores[:, :width] for part in parts]),
-    )
+    cut = [_cut(part, width) for part in parts]
+    return Neighbours(np.concatenate([part.ids for part in cut]), np.concatenate([part.scores for part in cut]))
+
+
+def _cut(found: Neighbours, width: int) -> Neighbours:
+    return Neighbours(found.ids[:, :width], found.scores[:, :width])
+
+
+def _replaced(found: Neighbours, which: npt.NDArray[np.bool_], by: Neighbours) -> Neighbours:
+    """The same with other rows in the place of some, as wide as the narrower."""
+    width = min(found.ids.shape[1], by.ids.shape[1])
+    found, by = _cut(found, width), _cut(by, width)
+    found.ids[which], found.scores[which] = by.ids, by.scores
+    return found
 
 
 def _merged(one: Neighbours, other: Neighbours, k: int) -> Neighbours:

@@ -21,6 +21,7 @@ from indexer import Catalog, CatalogDamaged, CatalogError, InvalidArgument
 from indexer.files import remove_left_over
 from indexer.neighbours import tuning
 from indexer.neighbours.choosing import Wish
+from indexer.neighbours.index import NeighbourIndex
 from indexer.neighbours.stamp import Stamp as IndexStamp
 from indexer.neighbours.stamp import find_index, is_sound, read_stamp
 from indexer.records import PictureInfo, Source, Stamp
@@ -281,6 +282,26 @@ def test_what_is_gone_never_comes_and_k_stays_k(
     queries = rows[gone[:20]]
     assert_near_exact(search(store, queries, 10), rows[kept], kept + 1, queries, 10)
     assert_near_exact(search(store, queries, 4000), rows[kept], kept + 1, queries, 4000, 0.999)
+
+
+def test_only_who_lacks_neighbours_asks_again(store: Store, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among many queries one whose nearest are gone costs no more than itself, whatever it takes."""
+    gone = np.argsort(-(rows @ rows[7]))[:300]
+    forget(store, gone.tolist())
+    kept = np.setdiff1d(np.arange(3000), gone)
+    far = np.argsort(rows @ rows[7])[:99]
+    queries = np.vstack([rows[7:8], rows[far]])
+    monkeypatch.setattr(nearest, "NAMED", 2000)
+    asked: list[tuple[int, ...]] = []
+    real = NeighbourIndex.scored
+
+    def noting(self: NeighbourIndex, places: np.ndarray, queries: np.ndarray) -> Any:
+        asked.append(places.shape)
+        return real(self, places, queries)
+
+    monkeypatch.setattr(NeighbourIndex, "scored", noting)
+    assert_near_exact(search(store, queries, 10), rows[kept], kept + 1, queries, 10)
+    assert asked == [(100, 12), (1, 42), (1, 162), (1, 642)]
 
 
 def test_what_is_left_is_counted_once_a_generation_where_looking_it_up_would_take_longer(
