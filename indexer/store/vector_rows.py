@@ -103,8 +103,12 @@ class VectorRows:
         return np.array(ids, np.int64), np.array(contents, np.int64), unpacked
 
     def span(self, model: StoredModel) -> tuple[int, int]:
-        """How many vectors the model has, and their highest id."""
-        count, last = self.db.row("SELECT count(*), max(id) FROM vectors WHERE model_id = ?", [model.row]) or (0, 0)
+        """How many vectors the model has, and the highest id of all vectors, also those of other models.
+
+        What comes after that is found at once; after the model's own highest id, other models' might be gone through.
+        """
+        sql = "SELECT count(*), (SELECT max(id) FROM vectors) FROM vectors WHERE model_id = ?"
+        count, last = self.db.row(sql, [model.row]) or (0, 0)
         return count, last or 0
 
     def count_after(self, model: StoredModel, last: int) -> int:

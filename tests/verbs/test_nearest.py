@@ -206,6 +206,27 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, name: str, calls: list[str]) ->
     monkeypatch.setattr(VectorRows, name, noting)
 
 
+def test_vectors_of_another_model_are_not_gone_through(store: Store, rows: np.ndarray) -> None:
+    """Whoever goes back to a model has later vectors of the other one behind those of the index."""
+    first, other = store.model(), FakeEmbedder("1" * 64)
+    assert first
+    store.use_model(other.id, other.source, other.classes)
+    add(store, made(2, 300), 0)
+    refresh(store)
+    store.use_model(first.id, first.source, [])
+    refresh(store)
+    assert stamp_of(store).last == 3300
+    add(store, made(3, 10), 5000)
+    assert store.vectors.count_after(first, stamp_of(store).last) == 10
+    assert_near_exact(
+        search(store, rows[:50], 10),
+        np.vstack([rows, made(3, 10)]),
+        np.array([*range(1, 3001), *range(3001, 3011)]),
+        rows[:50],
+        10,
+    )
+
+
 def test_a_damaged_vector_that_only_the_store_has_ends_a_search(store: Store) -> None:
     more = made(2, 20)
     add(store, more, 3000)
