@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..halves import Half, cosines, unit
+from ..halves import COMPARED_AT_ONCE, Half, cosines, unit
 from ..neighbours.choosing import FLAT, Wish, structures
 from ..neighbours.index import Block, NeighbourIndex, open_index
 from ..neighbours.making import extend_index, write_index
@@ -341,7 +341,12 @@ def _best(contents: Ids, halves: Half, rows: Vectors, queries: Vectors, k: int) 
     places = np.broadcast_to(np.arange(len(rows)), (len(queries), len(rows)))
     if len(rows) > k:
         places = np.argpartition(-(queries @ rows.T), k, axis=1)[:, :k]
-    return _sorted(contents[places], cosines(halves[places], queries), k)
+    scores = np.empty(places.shape, np.float32)
+    step = max(1, COMPARED_AT_ONCE // max(places.shape[1] * rows.shape[1], 1))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        scores[part] = cosines(halves[places[part]], queries[part])
+    return _sorted(contents[places], scores, k)
 
 
 def _first_of_each(places: Ids) -> npt.NDArray[np.bool_]:

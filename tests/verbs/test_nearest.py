@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -204,6 +205,18 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, name: str, calls: list[str]) ->
         return real(*args, **kwargs)
 
     monkeypatch.setattr(VectorRows, name, noting)
+
+
+def test_many_neighbours_of_what_is_not_covered_take_little_memory(store: Store) -> None:
+    add(store, made(2, 500), 3000)
+    queries = made(1, 1000)
+    search(store, queries[:1], 400)
+    tracemalloc.start()
+    try:
+        search(store, queries, 400, set(range(3001, 3501)))
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000  # all that was compared would be 38 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_vectors_of_another_model_are_not_gone_through(store: Store, rows: np.ndarray) -> None:
