@@ -35,6 +35,12 @@ def unit(rows: Half) -> Floats:
     return _in_parts(rows, _widen_to_unit)
 
 
+def with_lengths(rows: Half) -> tuple[Floats, Floats]:
+    """A few rows (N, dim) as float32, and by what each is divided to be of length 1, (N,)."""
+    filled = np.empty(rows.shape, np.float32)
+    return filled, _lengths(_widen(rows, filled))
+
+
 def cosines(rows: Half, queries: Floats) -> Floats:
     """Of rows (N, k, dim) with a unit query each, (N, dim): (N, k); 0 for a zero row.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..halves import COMPARED_AT_ONCE, Half, cosines, widened
+from ..halves import COMPARED_AT_ONCE, Half, cosines, unit, widened, with_lengths
 from ..machine import cores
 from . import nominator, plane
 from .checksums import of_rows
@@ -52,6 +52,8 @@ _IMPORT_NUMBERS = 200_000_000
 _FEW_QUERIES = 16
 # queries that are worth a thread of their own
 _QUERIES_A_THREAD = 64
+# faiss compares rows as they are, of nearly unit length: so many more are named, and compared as unit rows
+_ROUNDED = 64
 # vectors that are asked for to see what alike neighbours take
 _ASKED = 2000
 
@@ -157,31 +159,38 @@ class NeighbourIndex:
         other.stamp = replace(self.stamp, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)
         return other
 
-    def exact(self, queries: Vectors, k: int, places: Ids | None = None) -> tuple[Vectors, Ids]:
-        """The k best of all rows, or of those at some places: scores and places, both (N, k)."""
+    def exact(
+        self, queries: Vectors, k: int, places: Ids | None = None, *, by_cosine: bool = True
+    ) -> tuple[Vectors, Ids]:
+        """The k best of all rows, or of those at some places: scores and places, both (N, k).
+
+        by_cosine: otherwise by the products with rows as they are, which are of nearly unit length, as nominate() does.
+        """
         count = self.stamp.covered if places is None else len(places)
         few = count * self.stamp.dim <= _FEW_NUMBERS
         if few and len(queries) < _FEW_QUERIES and (places is not None or not self._faiss_takes_over()):
-            scores, found = _best(self._compare(queries, places, count), k)
+            scores, found = _best(self._compare(queries, places, count, by_cosine), k)
             return scores, found if places is None else np.where(found < 0, -1, places[found])
-        return self._by_faiss(queries, k, places, few=few)
+        return self._by_faiss(queries, k, places, by_cosine)
 
     @threads()
-    def _by_faiss(self, queries: Vectors, k: int, places: Ids | None, *, few: bool) -> tuple[Vectors, Ids]:
+    def _by_faiss(self, queries: Vectors, k: int, places: Ids | None, by_cosine: bool) -> tuple[Vectors, Ids]:
         import faiss
 
-        if few and places is not None:
-            scores, found = faiss.knn(queries, self.rows_at(places), k, faiss.METRIC_INNER_PRODUCT)
+        count = self.stamp.covered if places is None else len(places)
+        if count * self.stamp.dim <= _FEW_NUMBERS and places is not None:
+            scores, found = faiss.knn(queries, self._rows_at(places, by_cosine), k, faiss.METRIC_INNER_PRODUCT)
             return scores, np.where(found < 0, -1, places[found])
         if places is not None or len(queries) < _FEW_QUERIES:
-            assert self._plane is not None
             with _selecting(places, self.stamp.covered) as selector:
                 parameters = None if selector is None else faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-                return self._plane.search(queries, k, params=parameters)
+                assert self._plane is not None
+                _, found = self._plane.search(queries, min(k + _ROUNDED, count), params=parameters)
+            return self._best_of(found, queries, k, by_cosine)
         best = np.full((len(queries), k), -np.inf, np.float32)
         found = np.full((len(queries), k), -1, np.int64)
         for start in range(0, self.stamp.covered, ROWS):
-            rows = self.rows_at(slice(start, start + ROWS))
+            rows = self._rows_at(slice(start, start + ROWS), by_cosine)
             scores, places = faiss.knn(queries, rows, min(k, len(rows)), faiss.METRIC_INNER_PRODUCT)
             both, where = np.hstack([best, scores]), np.hstack([found, places + start])
             order = np.argsort(-both, axis=1, kind="stable")[:, :k]
@@ -230,19 +239,32 @@ class NeighbourIndex:
         rows = faiss.rev_swig_ptr(self._plane.codes.data(), self._plane.codes.size())
         self._rows = rows.reshape(self.stamp.covered, 2 * self.stamp.dim)
 
-    def _compare(self, queries: Vectors, places: Ids | None, count: int) -> Vectors:
+    def _best_of(self, found: Ids, queries: Vectors, k: int, by_cosine: bool) -> tuple[Vectors, Ids]:
+        """The k best of some rows for each query, places (N, M) with -1 for a gap."""
+        products = [self._rows_at(places, by_cosine) @ query for places, query in zip(found, queries, strict=True)]
+        scores = np.nan_to_num(np.array(products), copy=False, nan=-np.inf)
+        scores[found < 0] = -np.inf
+        best, which = _best(scores, k)
+        return best, np.where(which < 0, -1, np.take_along_axis(found, which, 1))
+
+    def _compare(self, queries: Vectors, places: Ids | None, count: int, by_cosine: bool) -> Vectors:
         """Scores of all rows, or of those at some places, (N, count); what is no number is the least there is."""
         scores = np.empty((len(queries), count), np.float32)
         step = max(1, _NUMBERS // self.stamp.dim)
         with np.errstate(invalid="ignore", over="ignore"):
             for start in range(0, count, step):
                 part = slice(start, start + step)
-                scores[:, part] = queries @ self.rows_at(part if places is None else places[part]).T
+                rows, lengths = with_lengths(self._halves_at(part if places is None else places[part]))
+                np.divide(queries @ rows.T, lengths if by_cosine else 1, out=scores[:, part])
         return np.nan_to_num(scores, copy=False, nan=-np.inf)
 
     def rows_at(self, places: Ids | slice) -> Vectors:
         """Rows as float32, (N, dim)."""
         return widened(self._halves_at(places))
+
+    def _rows_at(self, places: Ids | slice, of_length_1: bool) -> Vectors:
+        with np.errstate(invalid="ignore"):  # of a damaged index
+            return (unit if of_length_1 else widened)(self._halves_at(places))
 
     def blocks(self) -> Iterator[Block]:
         """All of it, a stretch at a time."""

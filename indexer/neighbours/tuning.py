@@ -47,7 +47,7 @@ class Exam:
         self.places = places
         self.queries = index.rows_at(places)
         self.k = min(k, index.stamp.covered - 1)
-        best = self._others(*index.exact(self.queries, self.k + 1))
+        best = self._others(*index.exact(self.queries, self.k + 1, by_cosine=False))
         self._counts = (best >= least).sum(axis=1)  # (N,)
         if self._counts.sum() < _FEWEST:
             self._counts[:] = self.k

@@ -85,7 +85,7 @@ def test_however_many_rows_are_asked_for_at_once_the_same_are_found(
     monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
     write(tmp_path, rows)
     index = opened(tmp_path)
-    stored = index.rows_at(slice(None))
+    stored = unit(index.rows_at(slice(None)).astype(np.float16))
     products = rows[:count] @ stored.T
     for allowed in (None, np.arange(10, 510, 3)):
         among = np.arange(500) if allowed is None else allowed - 10
@@ -94,6 +94,25 @@ def test_however_many_rows_are_asked_for_at_once_the_same_are_found(
         assert np.array_equal(ids, expected + 10)
         assert np.allclose(scores, np.take_along_axis(products, expected, axis=1), atol=1e-5)
     assert sorted(index.search(rows[:count], 1000)[1][0].tolist()) == list(range(10, 510))
+
+
+@pytest.mark.parametrize("few", [1 << 30, 0])
+@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("kind", [FLAT, "HNSW16,SQ8"])
+def test_of_a_burst_the_nearest_by_cosine_are_found(
+    tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, count: int, few: int, kind: str
+) -> None:
+    """Float16 leaves rows of nearly unit length, which tell these apart less than their angles do."""
+    monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", few)
+    rows[100:200] = rows[100] + rows[100:200] * 0.05
+    rows[100:200] /= np.linalg.norm(rows[100:200], axis=1, keepdims=True)
+    write(tmp_path, rows, kind)
+    index = opened(tmp_path)
+    among = np.arange(500) if kind == FLAT else np.arange(0, 500, 2)
+    cosines = rows[100 : 100 + count] @ unit(rows[among].astype(np.float16)).T
+    _, ids = index.search(rows[100 : 100 + count], 10, None if kind == FLAT else among + 10)
+    found = np.take_along_axis(cosines, np.searchsorted(among, ids - 10), axis=1)
+    assert (found[:, -1] >= -np.sort(-cosines, axis=1)[:, 9] - 3e-7).all()
 
 
 @pytest.mark.parametrize("dim", [32, 7])
