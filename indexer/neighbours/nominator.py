@@ -66,6 +66,11 @@ class Nominator:
         return type(self._ivf).__name__ in _WITH_LISTS
 
     @property
+    def can_select(self) -> bool:
+        """Whether a search that is held to some rows finds the nearest: a graph ends among those that may not come."""
+        return self._ivf is not None
+
+    @property
     def most_effort(self) -> int:
         """The effort at which a search is as good as it can be."""
         return int(self._ivf.nlist) if self._ivf is not None else 1024 if hasattr(self.index, "hnsw") else 1

@@ -329,6 +329,26 @@ def test_a_query_reads_only_the_lists_that_it_touches(tmp_path: Path, clustered:
     assert stamp.effort < 64
 
 
+@pytest.mark.parametrize("kind", [LISTS, "HNSW16,SQ8"])
+def test_what_passes_a_filter_is_found_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Here far from what asks: as cats that look for dogs."""
+    monkeypatch.setattr("indexer.neighbours.index._FEW_NUMBERS", 0)
+    rng = np.random.default_rng(0)
+    middle = rng.standard_normal((40, DIM))
+    near = rng.integers(0, 40, 6300)
+    rows = (middle[near] + rng.standard_normal((6300, DIM)) * 0.5).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows, others = rows[:6000], rows[6000:][near[6000:] % 2 == 1]
+    write(tmp_path, rows, kind, target=0.97)
+    dogs = np.flatnonzero(near[:6000] % 2 == 0)
+    best = -np.sort(-(others @ rows[dogs].T), axis=1)[:, :10]
+    scores, ids = opened(tmp_path).search(others, 10, dogs + 10)
+    assert np.isin(ids - 10, dogs).all()
+    assert (scores >= best[:, -1:] - 1e-3).mean() > 0.97
+
+
 def test_the_same_vectors_give_the_same_file(tmp_path: Path, clustered: np.ndarray) -> None:
     assert write(tmp_path, clustered, LISTS, target=0.95) == write(tmp_path, clustered, LISTS, target=0.95)
 
