@@ -53,6 +53,7 @@ Loader = Callable[..., Embedder]
 class Catalog:
     """A folder with everything that is known of some pictures; see the README's Format section.
 
+    It is for the thread that opened it; another one opens its own, of the same folder.
     len() is the number of images, iteration gives ImageRecords ordered by path, `path in catalog` and
     `catalog[path]` look one up.
     """

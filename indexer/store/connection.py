@@ -98,6 +98,8 @@ class Connection:
 
     def close(self) -> None:
         """Close the file; SQLite folds its write-ahead log in."""
+        with translated(self.path):
+            self.sqlite.close()  # refused in another thread; what keeps its locks has to stay until it is closed
         self._undo.close()
 
     # -- reading without locks -------------------------------------------------------------------------------------

@@ -28,6 +28,12 @@ def translated(path: Path) -> Iterator[None]:
             raise CatalogDamaged(
                 f"{path} is damaged ({text}). Restore a copy, or build a new catalog in another folder."
             ) from error
+        if "same thread" in text:
+            raise CatalogError(
+                f"{path} was opened in another thread. Open a catalog in each thread that uses it: Catalog.open()."
+            ) from error
+        if "closed database" in text:
+            raise CatalogError(f"{path} was closed. Open the catalog again.") from error
         if "locked" in text or "locking protocol" in text:
             raise CatalogLocked(f"{path} is busy with another process. Try again when that has ended.") from error
         raise CatalogError(f"{path} cannot be used ({text}). Check the disk and the permissions.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound, InvalidArgument, WrongFormat
 from indexer.records import Source, Stamp
+from indexer.store import handles
 from indexer.store.filters import balanced
 from indexer.store.rows import Refusal
 from indexer.store.sqlite_errors import code_of, translated
@@ -47,6 +49,20 @@ def test_who_makes_a_catalog_waits_for_whoever_makes_the_same_one(tmp_path: Path
         assert made.one("PRAGMA journal_mode") == "wal"
     leaves.join()
     other.close()
+
+
+def test_a_store_is_for_the_thread_that_opened_it(tmp_path: Path) -> None:
+    store = Store.create(tmp_path)
+    for use in (lambda: store.uuid, store.close):
+        with ThreadPoolExecutor(1) as thread, pytest.raises(CatalogError, match="in another thread"):
+            thread.submit(use).result()
+    assert handles._users[store._inode] == 1  # or closing any other descriptor would take its locks away
+    assert store.uuid
+    store.close()
+    assert not handles._users[store._inode]
+    store.close()
+    with pytest.raises(CatalogError, match="was closed"):
+        store.uuid  # noqa: B018
 
 
 def test_nothing_is_written_to_a_file_that_was_replaced(catalog: Catalog, pictures: Path) -> None:
