@@ -369,12 +369,13 @@ class Catalog:
             raise CatalogError(f"{self.folder} was opened for reading. Open it without readonly to change it.")
 
     def nearest(
-        self, vectors: npt.NDArray[Any], *, k: int = 10, where: str | None = None, label: str | None = None
+        self, vectors: npt.ArrayLike, *, k: int = 10, where: str | None = None, label: str | None = None
     ) -> Neighbours:
         """The k nearest contents of each of many vectors, (N, dim), as arrays: `ids` and `scores`, both (N, k).
 
-        paths() tells what an id stands for. A vector of the catalog finds itself first.
-        Raises InvalidArgument for vectors of another length, or that are zero or not finite.
+        vectors: of any length but zero. paths() tells what an id stands for. A vector of the catalog finds itself
+        first, or what is as near: of equals, those with lower ids.
+        Raises InvalidArgument for vectors of another dimension, or that are zero or not finite.
         """
         from .verbs.query import nearest
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,8 @@ from ..store.vectors import as_stored
 from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
+# vectors that are brought to length 1 at once, in double precision
+_AT_ONCE = 1024
 _Asked: TypeAlias = "bytes | npt.NDArray[Any] | None"
 
 
@@ -40,6 +43,8 @@ class QueryOptions:
 
     def check(self) -> None:
         """Raises InvalidArgument for values that cannot be meant."""
+        if not isinstance(self.k, Integral):
+            raise InvalidArgument(f"k={self.k!r} is no number of neighbours. Give a whole number.")
         if self.k < 1:
             raise InvalidArgument(f"k={self.k} asks for nothing. Give 1 or more.")
         if not -1.0 <= self.min_score <= 1.0:
@@ -94,7 +99,7 @@ def _answers(
     images = None if passing is None else frozenset(passing.images.tolist())
     usable = [(picture, row) for picture, row in zip(pictures, vectors, strict=True) if row is not None]
     rows = np.array([row for _, row in usable], np.float32).reshape(len(usable), model.id.dim)
-    best = search.search(rows, options.k + (not options.include_self), contents)
+    best = search.search(rows, int(options.k) + (not options.include_self), contents)
     return [
         _matches(store, picture, dict(zip(ids, scores, strict=True)), options, images)
         for (picture, _), ids, scores in zip(usable, best.ids.tolist(), best.scores.tolist(), strict=True)
@@ -102,24 +107,25 @@ def _answers(
 
 
 def nearest(
-    store: Store, files: IndexFiles, vectors: npt.NDArray[Any], k: int, where: str | None, label: str | None
+    store: Store, files: IndexFiles, vectors: npt.ArrayLike, k: int, where: str | None, label: str | None
 ) -> Neighbours:
     """The nearest contents of many vectors, (N, dim), as arrays."""
     QueryOptions(k).check()
     with store.snapshot():
         model = _model(store)
-        if vectors.ndim != 2 or vectors.shape[1] != model.id.dim:
-            raise InvalidArgument(f"Vectors of shape {vectors.shape} were given; this takes (N, {model.id.dim}).")
+        given = _numbers(vectors)
+        if given.ndim != 2 or given.shape[1] != model.id.dim:
+            raise InvalidArgument(f"Vectors of shape {given.shape} were given; this takes (N, {model.id.dim}).")
         passing = store.images.where(where, label)
         contents = None if passing is None else passing.contents
-        return Nearest(store, files, model).search(_unit(vectors), k, contents)
+        return Nearest(store, files, model).search(_unit(given), int(k), contents)
 
 
 def knn_graph(store: Store, files: IndexFiles, k: int) -> Graph:
     """The nearest neighbours of every content, as arrays."""
     QueryOptions(k).check()
     with store.snapshot():
-        return graph(store, files, _model(store), k)
+        return graph(store, files, _model(store), int(k))
 
 
 def _model(store: Store) -> StoredModel:
@@ -203,15 +209,29 @@ def _embedded(
 def _checked(vector: npt.NDArray[Any], dim: int) -> Vectors:
     if len(vector) != dim:
         raise InvalidArgument(f"A vector of {len(vector)} numbers was given; this catalog's have {dim}.")
-    unit: Vectors = _unit(vector[None])[0]
+    unit: Vectors = _unit(_numbers(vector)[None])[0]
     return unit
+
+
+def _numbers(vectors: Any) -> npt.NDArray[Any]:
+    """What was given for vectors, as an array of real numbers."""
+    try:
+        array = np.asarray(vectors)
+    except (ValueError, RuntimeError) as error:  # rows of several lengths; tensors that want gradients
+        raise InvalidArgument(f"These vectors are no array ({error}). Give one of shape (N, dim).") from None
+    if array.dtype.kind not in "fiu":
+        raise InvalidArgument(f"Vectors of {array.dtype} were given; this takes real numbers.")
+    return array
 
 
 def _unit(vectors: npt.NDArray[Any]) -> Vectors:
     if not have_direction(vectors).all():
         raise InvalidArgument("A vector that is zero or not finite has no direction. Give another.")
-    whole = np.asarray(vectors, np.float64)  # whose squares neither overflow nor vanish
-    unit: Vectors = (whole / np.linalg.norm(whole, axis=1, keepdims=True)).astype(np.float32)
+    unit = np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), _AT_ONCE):
+        part = vectors[start : start + _AT_ONCE].astype(np.float64)
+        part /= np.abs(part).max(axis=1, keepdims=True)  # whose squares neither overflow nor vanish
+        unit[start : start + _AT_ONCE] = part / np.linalg.norm(part, axis=1, keepdims=True)
     return unit
 
 

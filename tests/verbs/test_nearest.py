@@ -606,8 +606,11 @@ def test_arrays_and_the_graph_of_a_catalog(store: Store, folder: Path, rows: np.
         assert few.ids.shape == (2, 3)
         assert catalog.nearest(rows[:2], where="bytes < 0").ids.shape == (2, 0)
         assert catalog.nearest(rows[:0]).ids.shape[0] == 0
+        lists = catalog.nearest(rows[:2].tolist(), k=np.int8(100))  # type: ignore[arg-type]
+        assert np.array_equal(lists.ids, catalog.nearest(rows[:2], k=100).ids)
         graph = catalog.knn_graph(k=4)
-        for bad in (rows[0], rows[:3, :20], rows[:2] * 0, rows[:2] * np.nan):
+        objects, ragged = rows[:2].astype(object), [[1.0] * DIM, [1.0]]
+        for bad in (rows[0], rows[:3, :20], rows[:2] * 0, rows[:2] * np.nan, rows[:2] * 1j, objects, ragged):
             with pytest.raises(InvalidArgument):
                 catalog.nearest(bad)
         with pytest.raises(InvalidArgument, match="asks for nothing"):

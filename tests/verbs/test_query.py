@@ -219,6 +219,9 @@ def test_more_neighbours_than_there_are(filled: Catalog, pictures: Path) -> None
     ("given", "says"),
     [
         ({"k": 0}, "asks for nothing"),
+        ({"k": 2.5}, "no number of neighbours"),
+        ({"k": "3"}, "no number of neighbours"),
+        ({"image": np.array(["a"] * 48)}, "real numbers"),
         ({"min_score": 1.5}, "no cosine"),
         ({"image": np.zeros(48)}, "no direction"),
         ({"image": np.full(48, np.nan)}, "no direction"),
@@ -232,7 +235,7 @@ def test_arguments_that_cannot_be_meant(filled: Catalog, pictures: Path, given: 
         filled.query(**{"image": pictures / "a.png", **given})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("length", [1e-30, 1e-5, 1e30])
+@pytest.mark.parametrize("length", [1e-300, 1e-30, 1e-5, 1e30, 1e300])
 def test_how_long_a_vector_is_does_not_matter(filled: Catalog, length: float) -> None:
     vector = np.random.default_rng(0).standard_normal(48)
     long, plain = filled.query(vector * length, k=5), filled.query(vector, k=5)
