@@ -25,6 +25,8 @@ from ..store.vectors import as_stored
 from .nearest import Graph, IndexFiles, Nearest, Neighbours, graph
 
 Vectors = npt.NDArray[np.float32]
+# what adding up float32 products may take from the score of a vector with itself, which is 1
+_ROUNDING = 1e-6
 # vectors that are brought to length 1 at once, in double precision
 _AT_ONCE = 1024
 _Asked: TypeAlias = "bytes | npt.NDArray[Any] | None"
@@ -140,7 +142,7 @@ def _matches(
 ) -> tuple[Match, ...]:
     """Contents become images here: every content has at least one, so k contents are enough for k images."""
     itself = None if options.include_self else _image_of(store, picture)
-    scores = {content: score for content, score in best.items() if score >= options.min_score}
+    scores = {content: score for content, score in best.items() if score >= options.min_score - _ROUNDING}
     held = store.images.of(list(scores))
     chosen = [
         (score, image)

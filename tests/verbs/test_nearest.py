@@ -624,6 +624,16 @@ def test_arrays_and_the_graph_of_a_catalog(store: Store, folder: Path, rows: np.
     assert (graph.scores >= -np.sort(-scores, axis=1)[:, 3:4] - 1e-3).mean() > 0.95
 
 
+def test_what_is_the_same_reaches_a_score_of_1(store: Store, folder: Path) -> None:
+    model = store.model()
+    assert model
+    remove_left_over(folder)
+    with Catalog.open(folder, readonly=True) as catalog:
+        for content in range(1, 50):
+            (match,) = catalog.query(store.vectors.of_content(content, model), k=1, min_score=1.0)
+            assert match.path == f"/p/{content - 1:07}.png"
+
+
 def test_an_index_stays_open_until_another_takes_its_place(store: Store) -> None:
     model = store.model()
     assert model
