@@ -43,6 +43,8 @@ def make(factory: str, dim: int) -> Nominator:
     nominator = Nominator(index)
     if nominator.most_effort < 1 or (hasattr(index, "hnsw") and index.hnsw.assign_probas.size() < 2):
         raise InvalidArgument(f"An index '{factory}' finds nothing. Give it a list or more, or two links or more.")
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:  # which faiss does not have for every kind of codes
+        raise InvalidArgument(f"An index '{factory}' does not find the most similar. Give flat, ivf, hnsw, or another.")
     return nominator
 
 

@@ -322,6 +322,8 @@ class _Build:
         if self.embedder is None:
             self.progress(Progress("load"))
             self.embedder = self.load()
+            if self.options.neighbours is not None:  # rather now than when everything has been embedded
+                nearest.require_possible(self.options.neighbours, self.embedder.id.dim)
             self.loaded_at = time.monotonic()
         return self.embedder
 

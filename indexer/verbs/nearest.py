@@ -20,6 +20,7 @@ from ..halves import COMPARED_AT_ONCE, Half, cosines, unit
 from ..neighbours.choosing import FLAT, Wish, structures
 from ..neighbours.index import Block, NeighbourIndex, open_index
 from ..neighbours.making import extend_index, write_index
+from ..neighbours.nominator import make
 from ..neighbours.stamp import Stamp, find_index, is_usable, path_of, remove_others
 from ..records import NeighboursInfo, Progress
 from ..store.lock import vouched
@@ -77,6 +78,12 @@ def info(store: Store, folder: Path) -> NeighboursInfo:
 
 
 # -- keeping the index in step -----------------------------------------------------------------------------------------
+
+
+def require_possible(wish: Wish, dim: int) -> None:
+    """Raises InvalidArgument where faiss makes no such structure for vectors of this length."""
+    if wish.kind not in (None, FLAT, "ivf", "hnsw"):
+        make(wish.kind, dim)
 
 
 def refresh(

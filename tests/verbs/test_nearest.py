@@ -429,6 +429,15 @@ def test_a_recall_out_of_reach_is_said(store: Store, folder: Path, monkeypatch: 
     assert nearest.info(store, folder).recall < 1
 
 
+@pytest.mark.parametrize("kind", ["hsnw", "", "IVF0,SQ8", "HNSW16,PQ16"])
+def test_a_structure_that_cannot_be_is_refused_before_anything_is_embedded(
+    catalog: Catalog, fake: FakeEmbedder, pictures: Path, kind: str
+) -> None:
+    with pytest.raises(InvalidArgument, match="index '"):
+        catalog.build([pictures], neighbours=kind)
+    assert (fake.batches, len(catalog)) == ([], 0)
+
+
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_too_few_for_one_kind_of_inverted_lists_get_another(tmp_path: Path, count: int) -> None:
     """All has been embedded by then: it is no reason to fail."""
@@ -627,7 +636,6 @@ def test_arrays_and_the_graph_of_a_catalog(store: Store, folder: Path, rows: np.
 def test_what_is_the_same_reaches_a_score_of_1(store: Store, folder: Path) -> None:
     model = store.model()
     assert model
-    remove_left_over(folder)
     with Catalog.open(folder, readonly=True) as catalog:
         for content in range(1, 50):
             (match,) = catalog.query(store.vectors.of_content(content, model), k=1, min_score=1.0)
