@@ -52,7 +52,7 @@ def apply(
     if (plan is None) == (undo is None):
         raise InvalidArgument("Give a plan to carry out, or --undo LOG: one of them. See indexer apply --help.")
     if undo is not None:
-        _, left = _show(Catalog.undo(undo), as_json)
+        done, left = _show(Catalog.undo(undo), as_json)
     else:
         assert plan is not None
         with Catalog.open(common.find_catalog(catalog), readonly=not yes) as opened:
@@ -71,6 +71,7 @@ def apply(
             prune = ("--prune",) if many else ()
             common.say(f"Bring the catalog in line with: {text.command('build', *prune, catalog=catalog)}")
     if left:
+        common.say(f"Left alone: {text.plural(left, 'file')}, each with the reason; done: {done:,}.")
         sys.exit(common.SOME_SKIPPED)
 
 

@@ -163,6 +163,7 @@ def test_what_is_left_alone_is_exit_code_three(run: Run, folder: Path) -> None:
     done = run("apply", "plan.json", "--action", "delete", "--yes")
     assert done.code == 3
     assert done.out.startswith(f"left\tdelete\t{folder / 'small.jpg'}\t")
+    assert done.err == "Left alone: 1 file, each with the reason; done: 0.\n"
     assert (folder / "small.jpg").exists()
 
 
