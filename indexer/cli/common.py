@@ -180,11 +180,13 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def show(table: RenderableType) -> None:
-    """Print a rich table; colour follows the terminal and NO_COLOR."""
+def show(table: RenderableType, least: int = 0) -> None:
+    """Print a rich table; colour follows the terminal and NO_COLOR. least: cells to which no line is folded."""
     from rich.console import Console
 
-    Console(soft_wrap=False).print(table)
+    console = Console(soft_wrap=False)
+    console.width = max(console.width, least)
+    console.print(table)
 
 
 def say(message: str) -> None:

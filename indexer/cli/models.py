@@ -8,6 +8,8 @@ from ..embed.zoo import DEFAULT_MODEL, ZOO
 from . import common
 
 _COLUMNS = ("model", "dim", "input", "params (M)", "GMACs", "top-1", "top-5")
+# a name that is broken over two lines cannot be copied to --model
+_WHOLE_NAMES = 110
 
 
 @click.command(short_help="The models that are known to work.")
@@ -34,7 +36,7 @@ def models(as_json: bool) -> None:
         for m in ZOO
     ]
     if common.is_terminal():
-        common.show(text.table(_COLUMNS, rows, right=_COLUMNS[1:]))
+        common.show(text.table(_COLUMNS, rows, right=_COLUMNS[1:]), least=_WHOLE_NAMES)
         common.say(f"Default: {DEFAULT_MODEL}")
     else:
         for row in (_COLUMNS, *rows):

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from indexer import Catalog, CatalogError
+from indexer.cli import common
 from indexer.embed.embedder import NO_VECTOR
 from indexer.render import jsonl
 from indexer.verbs.export import defused
@@ -268,6 +269,13 @@ def test_info(run: Run, pictures: Path) -> None:
     assert found["roots"] == [str(pictures)]
     assert sum(found["bytes"].values()) > 0
     assert "6 different" in run("info").out
+
+
+def test_names_of_models_can_be_copied_from_a_narrow_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("models").out
+    assert all(f"{model['name']} " in shown for model in lines(run("models", "--json").out))
 
 
 def test_models(run: Run) -> None:
