@@ -97,6 +97,9 @@ def _write_csv(target: Path, dim: int, blocks: Iterator[list[Row]], *, vectors: 
 
 def _write_npy(target: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
     """The vectors as (N, dim) float32; the other columns go into a .csv beside, row for row."""
+    beside = target.with_suffix(".csv")
+    if not _may_be_replaced(beside):
+        raise InvalidArgument(f"{beside}, where the other columns go, is no export of indexer's. Give another name.")
     count = 0
     header = {"descr": "<f4", "fortran_order": False}
     with replacement(target) as out, out.open("wb") as file:
@@ -109,10 +112,19 @@ def _write_npy(target: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
                 yield block
 
         np.lib.format.write_array_header_1_0(file, {**header, "shape": (0, dim)})
-        _write_csv(target.with_suffix(".csv"), dim, passing(), vectors=False)
+        _write_csv(beside, dim, passing(), vectors=False)
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, dim)})
     return count
+
+
+def _may_be_replaced(table: Path) -> bool:
+    """Whether a table that nobody has named is not there, or is one that an earlier export wrote."""
+    try:
+        with table.open("rb") as file:
+            return file.readline().startswith(",".join(COLUMNS).encode())
+    except OSError:  # mostly since it is not there; what else there is, writing it will say
+        return True
 
 
 def _write_parquet(target: Path, dim: int, blocks: Iterator[list[Row]]) -> int:

@@ -436,6 +436,17 @@ def test_export_parquet(run: Run, exported: Path) -> None:
     assert np.linalg.norm(table["vector"][0].as_py()) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_table_beside_an_array_takes_no_other_ones_place(run: Run, exported: Path) -> None:
+    Path("out.csv").write_text("mine,too\n")
+    done = run("export", "out.npy")
+    assert (done.code, done.out) == (1, "")
+    assert "Error: out.csv, where the other columns go, is no export of indexer's." in done.err
+    assert Path("out.csv").read_text() == "mine,too\n"
+    assert not Path("out.npy").exists()
+    Path("out.csv").unlink()
+    assert [run("export", "out.npy").code, run("export", "out.npy").code] == [0, 0]
+
+
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.npy", "out.parquet"])
 def test_an_export_touches_no_other_file(run: Run, exported: Path, name: str) -> None:
     for other in (f"{name}.tmp", f"{name}.csv"):  # which once were names of its own
