@@ -132,7 +132,7 @@ def _write_parquet(target: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise IndexerError("Parquet needs an extra. Install it: pip install 'indexer[parquet]'.") from None
+        raise IndexerError("Parquet needs an extra. Install it: pip install pyarrow.") from None
     label = pa.struct([("label", pa.string()), ("probability", pa.float32())])
     kinds = (pa.string(), pa.string(), pa.int32(), pa.int32(), pa.int64(), pa.list_(label))
     fields = [*zip(COLUMNS, kinds, strict=True), ("vector", pa.list_(pa.float32(), dim))]

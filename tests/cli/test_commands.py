@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -445,6 +446,13 @@ def test_the_table_beside_an_array_takes_no_other_ones_place(run: Run, exported:
     assert not Path("out.npy").exists()
     Path("out.csv").unlink()
     assert [run("export", "out.npy").code, run("export", "out.npy").code] == [0, 0]
+
+
+def test_without_pyarrow_it_says_what_to_install(run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not by this project's name, which another one has on PyPI."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    done = run("export", "out.parquet")
+    assert (done.code, done.err) == (1, "Error: Parquet needs an extra. Install it: pip install pyarrow.\n")
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.npy", "out.parquet"])

@@ -315,7 +315,7 @@ def test_a_thorough_search_says_at_once_what_it_needs(
     monkeypatch.setitem(sys.modules, "cv2", None)
     with (
         built(tmp_path / "c", photos) as catalog,
-        pytest.raises(InvalidArgument, match=r"indexer\[thorough\]"),
+        pytest.raises(InvalidArgument, match="A thorough comparison needs an extra: pip install "),
     ):
         catalog.duplicates(thorough=True)
 
