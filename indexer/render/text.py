@@ -282,6 +282,8 @@ def calibration(found: Calibration) -> Iterator[str]:
 
 def bench(report: BenchReport) -> Iterator[str]:
     """What the machine does, stage by stage, and which of them is the slowest."""
+    from ..neighbours.choosing import EXACT_NUMBERS
+
     where = f" with {report.device_name}" if report.device_name else ""
     yield f"machine   {printable(report.processor)}, {plural(report.cores, 'core')}; {report.device}{where}"
     yield f"model     {printable(report.model)}, {report.operations / 1e9:,.1f} GFLOP a picture"
@@ -313,7 +315,7 @@ def bench(report: BenchReport) -> Iterator[str]:
     for search in report.searches:
         yield f"{plural(search.vectors, 'vector'):<24}{search.seconds * 1e3:>9,.2f} ms{search.rate:>16,.0f}"
     within = f"{_rounded(report.searched_within(0.01))} in 10 ms, {_rounded(report.searched_within(0.1))} in 100 ms"
-    yield f"That is some {within}. Of larger collections build makes an index."
+    yield f"That is some {within}. From {_rounded(EXACT_NUMBERS // report.dim)} vectors on build makes an index."
     yield ""
     yield from map(printable, report.remarks)
     yield f"Measured in {report.seconds:.0f} s."

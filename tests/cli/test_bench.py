@@ -58,6 +58,7 @@ def test_as_a_table(run: Run, known_peak: None) -> None:
             "prepare, one core",
             "forward, fp32, batch 8",
             "end to end, 16 pictures",
+            "From 1,600,000 vectors on build makes an index.",
             "share of peak",
         ),
         *("10 GFLOP/s", "20,000 vectors", "Bottleneck: ", "no data sheet's"),
