@@ -156,6 +156,8 @@ def _may_stay(store: Store, model: StoredModel, stamp: Stamp, wish: Wish | None,
 
 
 def _is_wished(stamp: Stamp, wish: Wish, count: int) -> bool:
+    if wish.kind == "ivf" and stamp.kind == FLAT:  # lists may not have been tried yet
+        return False
     return stamp.target == wish.recall and stamp.kind in structures(count, stamp.dim, wish)
 
 

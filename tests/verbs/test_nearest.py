@@ -420,6 +420,11 @@ def test_another_wish_is_followed_and_the_same_one_is_not_done_twice(store: Stor
     model = store.model()
     assert model
     assert nearest.info(store, folder).kind == "flat fp16"
+    refresh(store, Wish("ivf"))
+    lists = stamp_of(store)
+    assert lists.kind.startswith("IVF")
+    refresh(store, Wish("ivf"))
+    assert stamp_of(store) == lists
 
 
 def test_a_recall_out_of_reach_is_said(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
