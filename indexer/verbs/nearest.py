@@ -325,16 +325,12 @@ def _named(index: NeighbourIndex, parts: Sequence[Vectors], k: int, allowed: Ids
 def graph(store: Store, files: IndexFiles, model: StoredModel, k: int) -> Graph:
     """The k nearest neighbours of every content, in the order of the contents' vectors."""
     search = Nearest(store, files, model)
-    every, neighbours, scores = [np.empty(0, np.int64)], [np.empty((0, 0), np.int64)], [np.empty((0, 0), np.float32)]
+    every, parts = [np.empty(0, np.int64)], []
     for _, own, halves in store.vectors.blocks(model):
-        found = search.search(unit(halves), k + 1)
-        others = _without(found, own)
         every.append(own)
-        neighbours.append(others.ids)
-        scores.append(others.scores)
-    return Graph(
-        np.concatenate(every), np.concatenate(neighbours[1:] or neighbours), np.concatenate(scores[1:] or scores)
-    )
+        parts.append(_without(search.search(unit(halves), k + 1), own))
+    others = _joined(parts)
+    return Graph(np.concatenate(every), others.ids, others.scores)
 
 
 def _without(found: Neighbours, own: Ids) -> Neighbours:
