@@ -374,7 +374,7 @@ class Catalog:
         """The k nearest contents of each of many vectors, (N, dim), as arrays: `ids` and `scores`, both (N, k).
 
         vectors: of any length but zero. paths() tells what an id stands for. A vector of the catalog finds itself
-        first, or what is as near: of equals, those with lower ids.
+        first, or what is as near.
         Raises InvalidArgument for vectors of another dimension, or that are zero or not finite.
         """
         from .verbs.query import nearest

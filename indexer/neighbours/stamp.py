@@ -32,7 +32,7 @@ class Stamp:
     """What an index file says of itself.
 
     name: by which the store knows it. kind: FLAT or a factory string. covered: vectors in it. last: the highest vector
-    id that it was built from. recall: as measured; effort, depth: how to search for it; fit: see Nominator.fit().
+    id that there was, of any model. recall: as measured; effort, depth: how to search for it; fit: see Nominator.fit().
     trained: vectors when it was trained. rows, ids, lists, structure: where the parts begin. bytes, crc32: of all
     parts. guard: CRC-32 of what a search follows blindly, see _guarded().
     """
