@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .embed.embedder import Embedder, load_embedder, located
 from .embed.zoo import DEFAULT_MODEL
-from .errors import CatalogError, CatalogNotFound, PictureError, WrongModel
+from .errors import CatalogError, CatalogNotFound, ModelError, PictureError, WrongModel
 from .pictures.decode import MAX_PIXELS
 from .records import (
     FLOAT,
@@ -459,10 +459,13 @@ class Catalog:
         if self._embedder is None:
             stored = self._store.model()
             source = self._model or (stored.source if stored else DEFAULT_MODEL)
-            if stored is None or stored.id.numerics == FLOAT:
-                self._embedder = self._loader(source)
-            else:
-                self._embedder = self._loader(source, numerics=stored.id.numerics)
+            options = {} if stored is None or stored.id.numerics == FLOAT else {"numerics": stored.id.numerics}
+            try:
+                self._embedder = self._loader(source, **options)
+            except ModelError as error:
+                if stored is None or source == stored.source:
+                    raise
+                raise ModelError(f"{error} The catalog's own is {stored.source}: leave --model out for it.") from error
         return self._embedder
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 250_000_000
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")  # MPO opens as JPEG
 HEIF_FORMATS = ("HEIF",)
-NO_HEIF = "HEIC needs an extra: pip install 'indexer[heif]'"
+NO_HEIF = "HEIC needs an extra: pip install pillow-heif"
 
 # EXIF tags (EXIF 2.32, 4.6.4 and 4.6.5); NEW_SUBFILE_TYPE is TIFF 6.0's
 _MAKE, _MODEL, _ORIENTATION, _EXIF_IFD, _TAKEN = 0x010F, 0x0110, 0x0112, 0x8769, 0x9003

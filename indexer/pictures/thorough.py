@@ -65,7 +65,7 @@ def _opencv() -> Any:
     try:
         import cv2
     except ImportError:
-        raise InvalidArgument("A thorough comparison needs an extra: pip install 'indexer[thorough]'") from None
+        raise InvalidArgument("A thorough comparison needs an extra: pip install opencv-python-headless") from None
     return cv2
 
 

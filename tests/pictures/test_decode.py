@@ -120,7 +120,7 @@ def test_heic_without_the_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> Non
     data = encode(quarters(), "HEIF")
     monkeypatch.delitem(Image.OPEN, "HEIF")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    assert reason_of(data, "HEIC") == NO_HEIF == "HEIC needs an extra: pip install 'indexer[heif]'"
+    assert reason_of(data, "HEIC") == NO_HEIF == "HEIC needs an extra: pip install pillow-heif"
 
 
 @pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"8BPS\0\1" + bytes(40), b"x"])

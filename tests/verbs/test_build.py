@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer import BuildReport, Catalog, InvalidArgument, PictureError, Progress, UnsafeRemoval, WrongModel
+from indexer import BuildReport, Catalog, InvalidArgument, ModelError, PictureError, Progress, UnsafeRemoval, WrongModel
 from indexer.embed.embedder import Embedded
 from indexer.pictures import scan
 from indexer.pictures.decoders import Decoders
@@ -547,6 +547,25 @@ def test_another_model_is_refused_unless_it_is_meant(catalog: Catalog, pictures:
         assert again.info().model == other.id.key
     with Catalog.open(catalog.folder, model="fake", loader=lambda _: FakeEmbedder()) as back:
         assert counts(back.build([pictures], switch_model=True)) == {"unchanged": 6}  # never embedded twice
+
+
+def test_another_model_that_cannot_be_had_is_not_all_that_is_said(catalog: Catalog, pictures: Path) -> None:
+    """Perhaps nobody wanted another one."""
+    catalog.build([pictures])
+
+    def out_of_reach(_: str) -> FakeEmbedder:
+        raise ModelError("The hub cannot be reached.")
+
+    with (
+        Catalog.open(catalog.folder, model="other", loader=out_of_reach) as again,
+        pytest.raises(ModelError, match=r"The hub .* The catalog's own is fake: leave --model out for it\."),
+    ):
+        again.build([pictures])
+    with (
+        Catalog.open(catalog.folder, loader=out_of_reach) as own,
+        pytest.raises(ModelError, match=r"^The hub cannot be reached\.$"),
+    ):
+        own.query(Image.new("RGB", (9, 9), "red"))
 
 
 def test_progress_is_told(catalog: Catalog, pictures: Path) -> None:
