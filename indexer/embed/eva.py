@@ -212,7 +212,7 @@ class TimmEmbedder:
         while start < len(batch):
             part = batch[start : start + self.batch_size]
             try:
-                with self._kernels:
+                with self._kernels, _threads_allowed():
                     results.append(run(part))
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
@@ -334,6 +334,20 @@ def kernels(device: torch.device, precision: str) -> AbstractContextManager[Any]
         return Int8Linears()
     linears = best_linears() if device.type == "cpu" and precision == "fp32" else None
     return linears() if linears else nullcontext()
+
+
+@contextmanager
+def _threads_allowed() -> Iterator[None]:
+    """Have torch take no more threads than cores may be used: it counts those of the machine, also in a container."""
+    before, allowed = torch.get_num_threads(), cores()
+    if before <= allowed:
+        yield
+        return
+    torch.set_num_threads(allowed)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _interruptible(model: torch.nn.Module) -> None:

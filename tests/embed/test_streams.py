@@ -236,6 +236,30 @@ def test_cores_work_apart_where_there_are_batches_enough(
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(("allowed", "used"), [(64, 4), (2, 2)])
+def test_a_few_pictures_take_the_cores_that_are_allowed(
+    embedder: Embedder, fitted: Pixels, monkeypatch: pytest.MonkeyPatch, allowed: int, used: int
+) -> None:
+    monkeypatch.setattr("indexer.embed.eva.cores", lambda: allowed)
+    counts: list[int] = []
+    features = embedder._features  # type: ignore[attr-defined]
+
+    def seen(pixels: torch.Tensor) -> torch.Tensor:
+        counts.append(torch.get_num_threads())
+        return features(pixels)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(embedder, "_features", seen)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        embedder.forward(fitted[:1])
+        embedder.forward_tokens(fitted[:1])
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert counts == [used, used]
+
+
 def test_memory_that_runs_out_is_remarked(fitted: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = load_embedder(str(EVA_TINY), device="cpu", precision="fp32", batch_size=8)
     expected = embedder.forward(fitted[:8]).vectors
