@@ -25,16 +25,18 @@ LEVELS = [
 WITHIN_LOWEST = {("preprocess", "errors"), ("preprocess", "records"), ("files", "errors")}
 DOORS = {
     "torch": {
+        "embed/devices.py",
         "embed/eva.py",
         "embed/fused.py",
         "embed/linears.py",
+        "embed/loading.py",
         "embed/peak.py",
         "embed/pipeline.py",
         "neighbours/pairs.py",
     },
-    "timm": {"embed/eva.py"},
-    "safetensors": {"embed/eva.py"},
-    "huggingface_hub": {"embed/eva.py"},
+    "timm": {"embed/fused.py", "embed/loading.py"},
+    "safetensors": {"embed/loading.py"},
+    "huggingface_hub": {"embed/loading.py"},
     "faiss": {"neighbours/index.py", "neighbours/nominator.py", "neighbours/plane.py", "neighbours/threads.py"},
     "sqlite_utils": {"store/connection.py", "store/migrations.py"},
     "sqlite3": {"store/connection.py", "store/filters.py", "store/salvage.py", "store/sqlite_errors.py"},

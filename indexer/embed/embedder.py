@@ -166,7 +166,8 @@ def load_embedder(
     compared with (ModelId.numerics); it says what 'auto' is.
     Raises ModelError with the ways out, InvalidArgument for an unknown device or precision.
     """
-    from .eva import TimmEmbedder, choose_devices
+    from .devices import choose_devices
+    from .eva import TimmEmbedder
     from .several import SeveralDevices
 
     if device == "auto" and INT8 in (precision, numerics if precision == "auto" else ""):

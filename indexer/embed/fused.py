@@ -8,19 +8,17 @@ from __future__ import annotations
 import math
 
 import torch
+from timm.layers import Mlp
 from torch import nn
 
 # half-precision products are quick where rows are a multiple of so many numbers
 _ALIGNED = 8
 
 
-def fuse(model: nn.Module, mlp: type[nn.Module]) -> None:
-    """Put the layers below in the place of those that they equal, in half precision; whatever else stays.
-
-    mlp: timm's class of what a transformer has between two norms.
-    """
+def fuse(model: nn.Module) -> None:
+    """Put the layers below in the place of those that they equal, in half precision; whatever else stays."""
     for module in list(model.modules()):
-        if type(module) is mlp and _can_be_joined(module):
+        if type(module) is Mlp and _can_be_joined(module):
             module.fc1, module.act = LinearGelu(module.fc1), nn.Identity()  # type: ignore[arg-type]
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d) and _cuts_patches(child):

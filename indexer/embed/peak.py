@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .eva import DTYPES, input_shape, kernels, outline
+from .devices import DTYPES, kernels
+from .loading import input_shape, outline
 
 # large enough to keep a device busy, and done within a second or two on the slowest
 _SIDES = {"cuda": 8192, "mps": 4096, "cpu": 1024}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from indexer import InvalidArgument, load_embedder
-from indexer.embed.eva import choose_batch_size, choose_device, choose_precision
+from indexer.embed.devices import choose_batch_size, choose_device, choose_precision
 from indexer.records import Preprocess
 
 from ..conftest import EVA_TINY

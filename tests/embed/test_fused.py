@@ -30,7 +30,7 @@ def test_a_model_gives_what_it_gave(name: str, joined: int, patches: int) -> Non
     pictures = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
         before = model.forward_features(pictures)
-        fuse(model, timm.layers.Mlp)
+        fuse(model)
         assert torch.allclose(model.forward_features(pictures), before, atol=1e-4)
     assert (kinds(model, LinearGelu), kinds(model, PatchLinear)) == (joined, patches)
 
@@ -38,7 +38,7 @@ def test_a_model_gives_what_it_gave(name: str, joined: int, patches: int) -> Non
 def test_eva_l_has_its_layers_joined() -> None:
     with torch.device("meta"):
         model = timm.create_model("eva_large_patch14_196")
-    fuse(model, timm.layers.Mlp)
+    fuse(model)
     assert (kinds(model, LinearGelu), kinds(model, PatchLinear)) == (24, 1)
 
 
@@ -47,7 +47,7 @@ def test_other_activations_and_other_layers_stay() -> None:
         """Somebody's own, who may do more between the layers."""
 
     for mlp in (timm.layers.Mlp(8, act_layer=nn.ReLU), timm.layers.Mlp(8, bias=False), Other(8)):
-        fuse(mlp, timm.layers.Mlp)
+        fuse(mlp)
         assert kinds(mlp, LinearGelu) == 0
 
 
@@ -77,5 +77,5 @@ def test_patches_are_cut_as_the_convolution_cuts_them(height: int, width: int, b
 )
 def test_a_convolution_that_does_more_stays(options: dict[str, int]) -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, **options))  # type: ignore[arg-type]
-    fuse(model, timm.layers.Mlp)
+    fuse(model)
     assert kinds(model, PatchLinear) == 0

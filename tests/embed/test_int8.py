@@ -10,7 +10,7 @@ import torch
 
 from indexer import Catalog, InvalidArgument, WrongModel, load_embedder
 from indexer.catalog import Loader
-from indexer.embed import eva
+from indexer.embed import devices
 from indexer.embed.agreement import agreement
 from indexer.embed.embedder import Vectors
 from indexer.embed.eva import TimmEmbedder
@@ -118,7 +118,7 @@ def test_auto_goes_to_the_cpu_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_torch_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eva, "can_int8", lambda: False)
+    monkeypatch.setattr(devices, "can_int8", lambda: False)
     with pytest.raises(InvalidArgument, match="with a torch that has oneDNN"):
         load("int8")
 

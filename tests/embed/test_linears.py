@@ -11,7 +11,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from indexer.embed import eva, linears
+from indexer.embed import devices, eva, linears
 from indexer.embed.embedder import fitted
 from indexer.embed.linears import OpenBlasLinears, PackedLinears, best_linears
 
@@ -123,7 +123,7 @@ def test_operators_that_are_a_little_wrong_are_not_used(tmp_path: Path, monkeypa
 def test_the_embedder_uses_what_is_best(
     best: Linears | None, photos: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eva, "best_linears", lambda: best)
+    monkeypatch.setattr(devices, "best_linears", lambda: best)
     model = eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision="fp32")
     calls: list[type] = []
     linear = linears._Linears._linear
@@ -141,7 +141,7 @@ def test_the_embedder_uses_what_is_best(
 
 
 def test_openblas_has_one_thread_where_torch_has_one(photos: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eva, "best_linears", lambda: OpenBlasLinears)
+    monkeypatch.setattr(devices, "best_linears", lambda: OpenBlasLinears)
     model = eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision="fp32", batch_size=1)
     seen: list[int] = []
     matmul = np.matmul

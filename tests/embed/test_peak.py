@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.embed import eva, peak
+from indexer.embed import loading, peak
 from indexer.embed.zoo import DEFAULT_MODEL, ZOO
 
 from ..conftest import EVA_TINY
@@ -15,14 +15,14 @@ from .conftest import needs_int8
 
 @pytest.mark.parametrize("name", [DEFAULT_MODEL, "eva02_tiny_patch14_336.mim_in22k_ft_in1k"])
 def test_operations_are_those_of_the_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eva, "_weights", lambda spec: (spec, Path()))  # they are not needed
+    monkeypatch.setattr(loading, "_weights", lambda spec: (spec, Path()))  # they are not needed
     (known,) = (known for known in ZOO if known.name == name)
     assert peak.operations(name) == pytest.approx(2e9 * known.gmacs, rel=0.01)
 
 
 def test_operations_of_a_folder_and_of_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak.operations(str(EVA_TINY)) == pytest.approx(0.369e9, rel=0.01)
-    monkeypatch.setattr(eva, "_weights", lambda spec: (spec, Path()))
+    monkeypatch.setattr(loading, "_weights", lambda spec: (spec, Path()))
     assert peak.operations("resnet18") == pytest.approx(2 * 1.8e9, rel=0.02)  # 1.8 GMACs, as timm's results say
 
 

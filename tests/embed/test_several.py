@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from indexer import Catalog, Embedder, ModelError, OutOfMemory, load_embedder
-from indexer.embed import eva, several
+from indexer.embed import devices, several
 from indexer.embed.embedder import Embedded
 from indexer.embed.several import SeveralDevices
 from indexer.preprocess import Pixels
@@ -215,7 +215,7 @@ def test_cuda_is_every_gpu_and_cuda_n_one(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert eva.choose_devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
-    assert eva.choose_devices("cuda:1") == ["cuda:1"]
-    assert eva.choose_devices("auto") == ["cuda:0"]
-    assert eva.choose_devices("cpu") == ["cpu"]
+    assert devices.choose_devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert devices.choose_devices("cuda:1") == ["cuda:1"]
+    assert devices.choose_devices("auto") == ["cuda:0"]
+    assert devices.choose_devices("cpu") == ["cpu"]
