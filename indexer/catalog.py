@@ -381,11 +381,11 @@ class Catalog:
 
         return nearest(self._store, self._index_files, vectors, k, where, label)
 
-    def knn_graph(self, k: int = 10) -> Graph:
+    def knn_graph(self, k: int = 10, *, progress: Callable[[Progress], None] = lambda _: None) -> Graph:
         """The k nearest neighbours of every content: `ids` (N,), `neighbours` (N, k) and `scores` (N, k)."""
         from .verbs.query import knn_graph
 
-        return knn_graph(self._store, self._index_files, k)
+        return knn_graph(self._store, self._index_files, k, progress)
 
     @cached_property
     def _index_files(self) -> IndexFiles:

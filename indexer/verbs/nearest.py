@@ -322,13 +322,16 @@ def _named(index: NeighbourIndex, parts: Sequence[Vectors], k: int, allowed: Ids
         yield from thread.map(lambda queries: index.find(queries, k, allowed, spare=SPARE)[1], parts)
 
 
-def graph(store: Store, files: IndexFiles, model: StoredModel, k: int) -> Graph:
+def graph(store: Store, files: IndexFiles, model: StoredModel, k: int, progress: Callable[[Progress], None]) -> Graph:
     """The k nearest neighbours of every content, in the order of the contents' vectors."""
     search = Nearest(store, files, model)
     every, parts = [np.empty(0, np.int64)], []
+    done, count = 0, store.vectors.span(model)[0]
     for _, own, halves in store.vectors.blocks(model):
         every.append(own)
         parts.append(_without(search.search(unit(halves), k + 1), own))
+        done += len(own)
+        progress(Progress("query", done, count))
     others = _joined(parts)
     return Graph(np.concatenate(every), others.ids, others.scores)
 

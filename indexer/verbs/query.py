@@ -18,7 +18,7 @@ from ..errors import CatalogError, InvalidArgument, PictureError, WrongModel
 from ..halves import have_direction
 from ..pictures.decode import MAX_PIXELS, to_rgb
 from ..pictures.scan import read_path
-from ..records import Match, QueryResult, Skipped
+from ..records import Match, Progress, QueryResult, Skipped
 from ..store.rows import Passing, StoredModel
 from ..store.store import Store
 from ..store.vectors import as_stored
@@ -123,11 +123,11 @@ def nearest(
         return Nearest(store, files, model).search(_unit(given), int(k), contents)
 
 
-def knn_graph(store: Store, files: IndexFiles, k: int) -> Graph:
+def knn_graph(store: Store, files: IndexFiles, k: int, progress: Callable[[Progress], None]) -> Graph:
     """The nearest neighbours of every content, as arrays."""
     QueryOptions(k).check()
     with store.snapshot():
-        return graph(store, files, _model(store), int(k))
+        return graph(store, files, _model(store), int(k), progress)
 
 
 def _model(store: Store) -> StoredModel:

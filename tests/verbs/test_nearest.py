@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer import Catalog, CatalogDamaged, CatalogError, InvalidArgument
+from indexer import Catalog, CatalogDamaged, CatalogError, InvalidArgument, Progress
 from indexer.files import remove_left_over
 from indexer.neighbours import tuning
 from indexer.neighbours.choosing import Wish
@@ -622,7 +622,9 @@ def test_arrays_and_the_graph_of_a_catalog(store: Store, folder: Path, rows: np.
         assert catalog.nearest(rows[:0]).ids.shape[0] == 0
         lists = catalog.nearest(rows[:2].tolist(), k=np.int8(100))  # type: ignore[arg-type]
         assert np.array_equal(lists.ids, catalog.nearest(rows[:2], k=100).ids)
-        graph = catalog.knn_graph(k=4)
+        told: list[Progress] = []
+        graph = catalog.knn_graph(k=4, progress=told.append)
+        assert told[-1] == Progress("query", len(graph.ids), len(graph.ids))
         objects, ragged = rows[:2].astype(object), [[1.0] * DIM, [1.0]]
         for bad in (rows[0], rows[:3, :20], rows[:2] * 0, rows[:2] * np.nan, rows[:2] * 1j, objects, ragged):
             with pytest.raises(InvalidArgument):
