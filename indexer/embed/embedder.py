@@ -94,7 +94,10 @@ class Embedder(Protocol):
         """
 
     def forward_tokens(self, batch: Pixels) -> Vectors:
-        """Unpooled features of pictures that are fitted already, (N, T, dim). batch: as for forward()."""
+        """Unpooled features of pictures that are fitted already, (N, T, dim). batch: as for forward().
+
+        Raises ModelError for a model whose features are several tensors, of different lengths.
+        """
 
     def stream(self, batches: Iterable[Pixels | None], total: int | None = None) -> Generator[Embedded | None]:
         """forward() of one batch after the other, in order, the next ones under way meanwhile.

@@ -94,7 +94,7 @@ class TimmEmbedder:
         return _joined(self._in_batches(batch, lambda part: self._embed_once(part, labels)))
 
     def forward_tokens(self, batch: Pixels) -> Vectors:
-        """Unpooled features of fitted pictures, uint8 (N, H, W, 3), as tokens() gives them."""
+        """Unpooled features of fitted pictures, uint8 (N, H, W, 3), as tokens() gives them; see Embedder."""
         if not len(batch):
             return np.empty((0, 0, self.id.dim), np.float32)
         return np.concatenate(self._in_batches(batch, self._tokens_once))
@@ -176,6 +176,7 @@ class TimmEmbedder:
         images: uint8 RGB arrays of any size, (H, W, 3).
         Returns (N, T, dim) float32, as forward_features() gives them: (N, 197, 1024) for EVA-L/196, the class token
         first; for a convolutional model every place of its last feature map is a token.
+        Raises ModelError as forward_tokens() does.
         """
         return self.forward_tokens(fitted(images, self.preprocess))
 
@@ -219,10 +220,7 @@ class TimmEmbedder:
     def _outputs(self, pixels: torch.Tensor, k: int = TOP_LABELS) -> Outputs:
         """What makes an Embedded, still on the device; nothing here waits for it."""
         features = self._features(pixels)
-        try:
-            pooled = self._model.forward_head(features, pre_logits=True).float()  # (N, dim)
-        except (NotImplementedError, TypeError) as error:  # as encoders of language models
-            raise ModelError(f"{self.id.name} pools no features. Choose another model: indexer models.") from error
+        pooled = self._model.forward_head(features, pre_logits=True).float()  # (N, dim)
         vectors = torch.nn.functional.normalize(pooled)
         # a zero vector has no direction, and NaN or Inf would spread through every index it enters
         sound = torch.isfinite(pooled).all(1) & (vectors.square().sum(1) > 0.5)
@@ -243,8 +241,8 @@ class TimmEmbedder:
     @torch.inference_mode()
     def _tokens_once(self, batch: Pixels) -> Vectors:
         features = self._features(torch.from_numpy(batch).to(self._device))
-        if not isinstance(features, torch.Tensor):
-            raise ModelError(f"{self.id.name} gives several sets of features, and no tokens. Leave --tokens out.")
+        if not isinstance(features, torch.Tensor):  # of several branches or stages: CrossViT, CoaT, EfficientViM
+            raise ModelError(f"The tokens of {self.id.name} are of several lengths. Take its pooled vectors instead.")
         if features.ndim == 4:  # (N, C, H, W), or (N, H, W, C) where the channels come last
             channels_last = features.shape[-1] == self._model.num_features != features.shape[1]
             features = features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)

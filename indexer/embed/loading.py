@@ -73,6 +73,8 @@ def model_id(model: torch.nn.Module, spec: str, weights: str, numerics: str) -> 
     config = timm.data.resolve_model_data_config(model)
     if config["input_size"][0] != 3:
         raise ModelError(f"{spec} takes {config['input_size'][0]} channels. Choose a model for RGB: indexer models.")
+    if not hasattr(model, "get_classifier"):  # which every backbone of timm has, without a classifier too
+        raise ModelError(f"{spec} is an encoder that gives no pooled pre-logits. Choose another: indexer models.")
     preprocess = Preprocess(
         size=tuple(config["input_size"][1:]),
         interpolation=config["interpolation"] if config["interpolation"] in RESAMPLING else "bicubic",

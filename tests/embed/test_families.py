@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,20 +19,20 @@ from .random_models import save_model
 
 # timm's own for such tests, and one whose features come as a list
 QUICK = [*timm.list_models("test_*"), "efficientvim_m1"]
-# of every other class of models in timm that has one of some 30 M parameters or fewer
+# Of every other class of models in timm that has one of some 30 M parameters or fewer. With random weights, a change of
+# 1e-7 in a picture gives other vectors of EfficientViT (MSRA), Next-ViT and StarNet in timm too, so these are not here.
 SLOW = """
     cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32 convnext_zepto_rms cpubone_nano crossvit_tiny_240
-    cs3darknet_focus_s csatv2 cspnext_tiny deit_tiny_distilled_patch16_224 ghostnet_050 levit_128s mobilenetv3_small_050
-    vit_tiny_patch16_dinov3_qkvb
-    davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small efficientformer_l1
-    efficientformerv2_s0 efficientvim_m1_dist efficientvit_b0 efficientvit_m0 ese_vovnet19b_slim_dw fasternet_t0
-    fastvit_t8 focalnet_tiny_srf gcvit_xxtiny gmlp_ti16_224 hgnetv2_b0 hiera_tiny_224 hrnet_w18_small iformer_t
-    inception_next_atto inception_v3 lcnetv2_small legacy_seresnet18 legacy_xception levit_256d lowformer_b0
-    maxvit_pico_rw_256 mobilenetv2_035 mobilevit_xxs mvitv2_tiny nest_tiny nextvit_small nf_regnet_b0 pit_ti_224
-    poolformerv2_s12 pvt_v2_b0 rdnet_tiny regnetx_002 repghostnet_050 repvit_m1 resnet10t resnetv2_18 rexnet_100
-    sam2_hiera_tiny selecsls42 sequencer2d_s shvit_s1 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224
-    swinv2_cr_tiny_224 swinv2_tiny_window16_256 tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small
-    visformer_tiny vit_srelpos_small_patch16_224 volo_d1_224 xception41p xcit_nano_12_p8_224
+    cs3darknet_focus_s csatv2 cspnext_tiny davit_tiny deit_tiny_distilled_patch16_224 deit_tiny_patch16_224
+    densenet121 dla46x_c dpn48b edgenext_xx_small efficientformer_l1 efficientformerv2_s0 efficientvim_m1_dist
+    efficientvit_b0 ese_vovnet19b_slim_dw fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_050
+    gmlp_ti16_224 hgnetv2_b0 hiera_tiny_224 hrnet_w18_small iformer_t inception_next_atto inception_v3
+    lcnetv2_small legacy_seresnet18 legacy_xception levit_128s lowformer_b0 maxvit_pico_rw_256 mobilenetv2_035
+    mobilenetv3_small_050 mobilevit_xxs mvitv2_tiny nest_tiny nf_regnet_b0 pit_ti_224 poolformerv2_s12 pvt_v2_b0
+    rdnet_tiny regnetx_002 repghostnet_050 repvit_m1 resnet10t resnetv2_18 rexnet_100 sam2_hiera_tiny selecsls42
+    sequencer2d_s shvit_s1 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 swinv2_tiny_window16_256
+    tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small visformer_tiny
+    vit_srelpos_small_patch16_224 vit_tiny_patch16_dinov3_qkvb volo_d1_224 xception41p xcit_nano_12_p8_224
 """.split()  # noqa: SIM905
 
 
@@ -88,7 +87,7 @@ def test_labels_are_the_whole_models(case: Case, arrays: list[Pixels]) -> None:
 
 def test_tokens_are_what_is_pooled(case: Case, arrays: list[Pixels]) -> None:
     if isinstance(case.features, list):
-        with pytest.raises(ModelError, match="several sets of features"):
+        with pytest.raises(ModelError, match="of several lengths"):
             case.embedder.tokens(arrays[:1])
         return
     tokens = case.embedder.tokens(arrays[:1])
@@ -96,19 +95,3 @@ def test_tokens_are_what_is_pooled(case: Case, arrays: list[Pixels]) -> None:
     expected = case.features.numpy()
     assert tokens.size == expected.size
     assert np.allclose(np.sort(tokens, None), np.sort(expected, None), rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize(
-    ("architecture", "small"),
-    [
-        ("qwen3_vit_88m_enc", {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 64}),
-        ("gemma4_vit_167m_enc", {"embed_dim": 64, "depth": 2, "num_heads": 2}),
-    ],
-)
-def test_what_pools_nothing_says_so(
-    tmp_path: Path, architecture: str, small: dict[str, int], arrays: list[Pixels]
-) -> None:
-    """Encoders of language models, which want every place of a picture."""
-    folder = save_model(architecture, tmp_path / "model", **small)
-    with pytest.raises(ModelError, match="pools no features"):
-        load_embedder(str(folder), device="cpu").embed(arrays[:1])
