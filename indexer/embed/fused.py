@@ -21,7 +21,7 @@ def fuse(model: nn.Module) -> None:
         if type(module) is Mlp and _can_be_joined(module):
             module.fc1, module.act = LinearGelu(module.fc1), nn.Identity()  # type: ignore[arg-type]
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d) and _cuts_patches(child):
+            if type(child) is nn.Conv2d and _cuts_patches(child):
                 setattr(module, name, PatchLinear(child))
 
 
@@ -70,7 +70,7 @@ class PatchLinear(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         """Takes the layer's numbers over, each filter filled up with zeros to a length that is quick."""
         super().__init__()
-        self.patch = conv.kernel_size
+        self.kernel_size = conv.kernel_size  # by this name, since DaViT pads its input to a multiple of it
         flat = conv.weight.flatten(1)  # (out, channels * height * width)
         self.spare = -flat.shape[1] % _ALIGNED
         self.weight = nn.Parameter(nn.functional.pad(flat, (0, self.spare)), requires_grad=False)
@@ -79,7 +79,7 @@ class PatchLinear(nn.Module):
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, channels, H, W) -> (N, out, H / patch, W / patch)."""
         count, channels, height, width = pictures.shape
-        tall, wide = self.patch
+        tall, wide = self.kernel_size
         down, across = height // tall, width // wide
         cut = pictures[:, :, : down * tall, : across * wide].reshape(count, channels, down, tall, across, wide)
         patches = cut.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (N, down, across, channels * tall * wide)

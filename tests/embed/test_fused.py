@@ -21,6 +21,7 @@ def kinds(model: nn.Module, kind: type[nn.Module]) -> int:
         ("eva02_tiny_patch14_224", 0, 1),
         ("swin_tiny_patch4_window7_224", 12, 1),
         ("convnext_atto", 0, 4),
+        ("davit_tiny", 12, 3),
         ("resnet18", 0, 0),
     ],
 )
@@ -40,6 +41,12 @@ def test_eva_l_has_its_layers_joined() -> None:
         model = timm.create_model("eva_large_patch14_196")
     fuse(model)
     assert (kinds(model, LinearGelu), kinds(model, PatchLinear)) == (24, 1)
+
+
+def test_a_kind_of_convolution_that_does_more_stays() -> None:
+    model = nn.Sequential(timm.layers.ScaledStdConv2d(3, 4, 2, stride=2, padding=0))  # it normalises its filters
+    fuse(model, timm.layers.Mlp)
+    assert kinds(model, PatchLinear) == 0
 
 
 def test_other_activations_and_other_layers_stay() -> None:
