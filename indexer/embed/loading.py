@@ -58,7 +58,7 @@ def outline(source: str) -> Any:
     """The model that load_embedder() takes this for, in eval mode, without any numbers: on torch's meta device."""
     spec, _ = _weights(_spec(source))
     with torch.device("meta"):
-        return timm.create_model(spec, pretrained=False).eval()
+        return timm.create_model(spec, pretrained=False).eval().requires_grad_(False)
 
 
 def input_shape(model: torch.nn.Module) -> tuple[int, int, int]:
