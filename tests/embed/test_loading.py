@@ -183,6 +183,13 @@ def test_a_model_for_other_channels(tmp_path: Path) -> None:
     assert "takes 1 channels. Choose a model for RGB" in refusal(folder)
 
 
+@pytest.mark.parametrize("architecture", ["gemma4_vit_167m_enc", "qwen3_vit_88m_enc"])
+def test_an_encoder_of_a_language_model(architecture: str, tmp_path: Path) -> None:
+    """These have no pooled pre-logits; timm says so only where they are asked for."""
+    folder = save_model(architecture, tmp_path / "model", embed_dim=64, depth=1, num_heads=2)
+    assert "is an encoder that gives no pooled pre-logits. Choose another: indexer models." in refusal(folder)
+
+
 def test_no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert refusal(folder) == f"The folder {folder} holds no model.safetensors. Put the weights beside its config.json."

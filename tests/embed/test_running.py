@@ -147,6 +147,14 @@ def test_a_backbone_without_a_classifier(tmp_path: Path, photos: list[Pixels]) -
         embedder.classify(photos[:1])
 
 
+def test_features_of_several_lengths_are_no_tokens(tmp_path: Path, arrays: list[Pixels]) -> None:
+    """CrossViT has two branches, of larger and of smaller patches."""
+    embedder = load(save_model("crossvit_tiny_240", tmp_path / "model", depth=((1, 1, 0),), num_heads=(3, 3)))
+    assert embedder.embed(arrays[:1]).shape == (1, 96 + 192)
+    with pytest.raises(ModelError, match=r"The tokens of crossvit_tiny_240\S* are of several lengths"):
+        embedder.tokens(arrays[:1])
+
+
 def test_no_pictures(embedder: TimmEmbedder) -> None:
     assert embedder.embed([]).shape == (0, 192)
     assert embedder.classify([]) == []
