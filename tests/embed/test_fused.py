@@ -45,7 +45,7 @@ def test_eva_l_has_its_layers_joined() -> None:
 
 def test_a_kind_of_convolution_that_does_more_stays() -> None:
     model = nn.Sequential(timm.layers.ScaledStdConv2d(3, 4, 2, stride=2, padding=0))  # it normalises its filters
-    fuse(model, timm.layers.Mlp)
+    fuse(model)
     assert kinds(model, PatchLinear) == 0
 
 

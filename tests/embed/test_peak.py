@@ -22,7 +22,7 @@ def test_operations_are_those_of_the_card(name: str, monkeypatch: pytest.MonkeyP
 
 def test_operations_of_a_model_that_passes_parameters_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """CaiT's class token goes as it is into layers whose operations are counted."""
-    monkeypatch.setattr(eva, "_weights", lambda spec: (spec, Path()))
+    monkeypatch.setattr(loading, "_weights", lambda spec: (spec, Path()))
     assert peak.operations("cait_xxs24_224") == pytest.approx(2 * 2.53e9, rel=0.02)  # GMACs, as timm's results say
 
 
