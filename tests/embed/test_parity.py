@@ -36,6 +36,10 @@ MODELS = [
     "eva02_small_patch14_336",
     "test_resnet",  # features (N, C, H, W)
     "test_mambaout",  # features (N, H, W, C), and a head with a hidden layer
+    "mobilenetv3_small_050",  # a layer between pooling and classifier
+    "deit_tiny_distilled_patch16_224",  # two tokens that become one vector, and two classifiers
+    pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),  # buffers that no file has
+    pytest.param("resnet50_clip", marks=pytest.mark.slow),  # attention that pools, and a projection
     pytest.param("eva02_base_patch14_448", marks=pytest.mark.slow),
     pytest.param("eva_large_patch14_196", marks=pytest.mark.slow),
 ]
@@ -45,6 +49,10 @@ TOKENS = {  # (T, channels), the class token of EVA included
     "eva02_small_patch14_336": (577, 384),
     "test_resnet": (25, 96),
     "test_mambaout": (25, 64),
+    "mobilenetv3_small_050": (49, 288),
+    "deit_tiny_distilled_patch16_224": (198, 192),
+    "swin_tiny_patch4_window7_224": (49, 768),
+    "resnet50_clip": (49, 2048),
     "eva02_base_patch14_448": (1025, 768),
     "eva_large_patch14_196": (197, 1024),
 }
@@ -129,7 +137,7 @@ def test_tokens_are_the_unpooled_features(case: Case, arrays: list[Pixels]) -> N
     assert tokens.dtype == np.float32
     assert tokens.shape == (2, *TOKENS[case.name])
     features = case.card.features[:2].numpy()
-    if case.name == "test_resnet":
+    if case.name in ("test_resnet", "mobilenetv3_small_050", "resnet50_clip"):
         features = np.moveaxis(features, 1, -1)
     assert np.abs(tokens - features.reshape(tokens.shape)).max() < 1e-4 * np.abs(features).max()
 
