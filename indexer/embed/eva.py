@@ -221,6 +221,8 @@ class TimmEmbedder:
         """What makes an Embedded, still on the device; nothing here waits for it."""
         features = self._features(pixels)
         pooled = self._model.forward_head(features, pre_logits=True).float()  # (N, dim)
+        if pooled.ndim != 2:  # as a model gives them that was made with global_pool=""
+            raise ModelError(f"{self.id.name} does not pool. Name a global_pool in the model_args of its config.json.")
         vectors = torch.nn.functional.normalize(pooled)
         # a zero vector has no direction, and NaN or Inf would spread through every index it enters
         sound = torch.isfinite(pooled).all(1) & (vectors.square().sum(1) > 0.5)

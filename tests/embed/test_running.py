@@ -155,6 +155,13 @@ def test_features_of_several_lengths_are_no_tokens(tmp_path: Path, arrays: list[
         embedder.tokens(arrays[:1])
 
 
+@pytest.mark.parametrize("architecture", ["test_vit", "test_resnet"])
+def test_a_model_that_was_made_without_pooling(architecture: str, tmp_path: Path, arrays: list[Pixels]) -> None:
+    folder = save_model(architecture, tmp_path / "model", global_pool="")
+    with pytest.raises(ModelError, match=r"does not pool. Name a global_pool in the model_args of its config.json"):
+        load(folder).embed(arrays[:2])
+
+
 def test_no_pictures(embedder: TimmEmbedder) -> None:
     assert embedder.embed([]).shape == (0, 192)
     assert embedder.classify([]) == []
