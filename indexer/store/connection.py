@@ -153,7 +153,7 @@ class Connection:
         if application != APPLICATION_ID:
             raise WrongFormat(f"{self.path} is not a catalog. Give --catalog the folder of one, or build a new one.")
         if found > FORMAT:
-            raise WrongFormat(f"{self.path} has format {found}; this indexer knows up to {FORMAT}. Use a newer one.")
+            raise WrongFormat(f"{self.path} has format {found}; this indexer knows up to {FORMAT}. Upgrade indexer.")
 
     def _migrate(self) -> None:
         if self.format == FORMAT:

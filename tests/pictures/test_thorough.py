@@ -63,5 +63,5 @@ def test_other_arrays_are_refused() -> None:
 
 def test_without_opencv_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(InvalidArgument, match=r"indexer\[thorough\]"):
+    with pytest.raises(InvalidArgument, match=r"pip install opencv-python-headless$"):
         look_again(pixels(photo("cat.jpg")), pixels(photo("cat.jpg")))
