@@ -17,11 +17,11 @@ from indexer.preprocess import Pixels
 
 from .random_models import save_model
 
-# timm's own for such tests, and one whose features come as a list
-QUICK = [*timm.list_models("test_*"), "efficientvim_m1"]
-# Of every other class of models in timm that has one of some 30 M parameters or fewer. With random weights, a change of
-# 1e-7 in a picture gives other vectors of EfficientViT (MSRA), Next-ViT and StarNet in timm too, so these are not here.
-SLOW = """
+# some of timm's own for such tests, and one whose features come as a list
+QUICK = ["test_convnext", "test_efficientnet", "test_maxvit", "test_nfnet", "test_vit", "efficientvim_m1"]
+# one of every other class of models in timm that has one of some 30 M parameters or fewer; with random weights, a
+# change of 1e-7 in a picture gives other vectors of EfficientViT (MSRA), Next-ViT and StarNet in timm too
+OTHERS = """
     cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32 convnext_zepto_rms cpubone_nano crossvit_tiny_240
     cs3darknet_focus_s csatv2 cspnext_tiny davit_tiny deit_tiny_distilled_patch16_224 deit_tiny_patch16_224
     densenet121 dla46x_c dpn48b edgenext_xx_small efficientformer_l1 efficientformerv2_s0 efficientvim_m1_dist
@@ -34,6 +34,7 @@ SLOW = """
     tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small visformer_tiny
     vit_srelpos_small_patch16_224 vit_tiny_patch16_dinov3_qkvb volo_d1_224 xception41p xcit_nano_12_p8_224
 """.split()  # noqa: SIM905
+SLOW = [*sorted({*timm.list_models("test_*")} - {*QUICK}), *OTHERS]
 
 
 @dataclass(frozen=True)
