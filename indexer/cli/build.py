@@ -107,7 +107,7 @@ def _folder(given: Path | None, paths: list[str]) -> Path:
         folder = common.find_catalog(given)
     except CatalogNotFound:
         folder = Path(common.FOLDER)
-    if not _is_catalog(folder):
+    if not common.is_catalog(folder):
         if not paths:
             raise InvalidArgument("There is no catalog yet. Name a folder of pictures: indexer build FOLDER.")
         for path in paths:  # before an empty catalog is left behind
@@ -119,12 +119,8 @@ def _folder(given: Path | None, paths: list[str]) -> Path:
 @contextmanager
 def _to_open(folder: Path, dry_run: bool) -> Iterator[Path]:
     """The catalog's folder, or a passing one for a dry run that would make it."""
-    if dry_run and not _is_catalog(folder):
+    if dry_run and not common.is_catalog(folder):
         with TemporaryDirectory() as passing:
             yield Path(passing)
     else:
         yield folder
-
-
-def _is_catalog(folder: Path) -> bool:
-    return (folder / "catalog.sqlite").is_file()

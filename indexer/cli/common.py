@@ -146,11 +146,16 @@ def find_catalog(given: Path | None) -> Path:
         return given
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder / FOLDER / "catalog.sqlite").is_file():
+        if is_catalog(folder / FOLDER):
             return folder / FOLDER
     raise CatalogNotFound(
         "There is no catalog here or in a folder above. Make one: indexer build FOLDER; or name one: --catalog DIR."
     )
+
+
+def is_catalog(folder: Path) -> bool:
+    """Whether a catalog is in this folder; without what opening it imports."""
+    return (folder / "catalog.sqlite").is_file()
 
 
 def open_catalog(given: Path | None, loading: Callable[[str], Embedder] | None = None) -> Catalog:

@@ -255,8 +255,8 @@ class TimmEmbedder:
 @contextmanager
 def _threads_allowed() -> Iterator[None]:
     """Have torch take no more threads than cores may be used: it counts those of the machine, also in a container."""
-    before, allowed = torch.get_num_threads(), cores()
-    if before <= allowed:
+    before = torch.get_num_threads()
+    if before == 1 or before <= (allowed := cores()):  # one where batches are shared out, see stream()
         yield
         return
     torch.set_num_threads(allowed)

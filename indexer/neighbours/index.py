@@ -135,8 +135,8 @@ class NeighbourIndex:
         places, and all that is returned: (N, k); queries: (N, dim), unit rows. Cosines are those of the rows as the
         store held them. Not sound is a gap, and a row that is not what was written.
         """
-        threads = min(places.size * self.stamp.dim // COMPARED_AT_ONCE, _SCORERS)
-        return _shared_out(lambda part: self._scored(places[part], queries[part]), len(places), threads)
+        most = min(places.size * self.stamp.dim // COMPARED_AT_ONCE, _SCORERS)
+        return _shared_out(lambda part: self._scored(places[part], queries[part]), len(places), most)
 
     def _scored(self, places: Ids, queries: Vectors) -> tuple[Ids, Vectors, npt.NDArray[np.bool_]]:
         contents, sound = self._contents[places], places >= 0
@@ -287,13 +287,13 @@ class NeighbourIndex:
         return (rows.copy() if isinstance(places, slice) else rows).view(np.float16)
 
 
-def _shared_out(work: Callable[[slice], Parts], count: int, threads: int) -> Parts:
-    """What some work gives for so many queries, a tuple of arrays; done in parts, by at most so many threads."""
-    threads = min(threads, count)
-    if threads < 2 or (threads := min(threads, cores())) < 2:
+def _shared_out(work: Callable[[slice], Parts], count: int, most: int) -> Parts:
+    """What some work gives for so many queries, a tuple of arrays; done in parts, by `most` threads at most."""
+    most = min(most, count)
+    if most < 2 or (most := min(most, cores())) < 2:
         return work(slice(count))
-    bounds = [i * count // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads, "queries") as pool:
+    bounds = [i * count // most for i in range(most + 1)]
+    with ThreadPoolExecutor(most, "queries") as pool:
         done = pool.map(work, [slice(start, end) for start, end in pairwise(bounds)])
         return tuple(map(np.concatenate, zip(*done, strict=True)))  # type: ignore[return-value]
 

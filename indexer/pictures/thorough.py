@@ -43,7 +43,7 @@ def look_again(left: Pixels, right: Pixels) -> SecondLook:
     left, right: uint8 RGB, (H, W, 3), of any size.
     Raises InvalidArgument where OpenCV is not installed, or for other arrays.
     """
-    cv2 = _opencv()
+    cv2 = require()
     first, second = sorted((_small(cv2, left), _small(cv2, right)), key=lambda grey: (grey.shape, grey.tobytes()))
     sift = cv2.SIFT_create(nfeatures=_FEATURES, contrastThreshold=_CONTRAST)
     (points, features), (others, candidates) = (sift.detectAndCompute(grey, None) for grey in (first, second))
@@ -61,7 +61,8 @@ def look_again(left: Pixels, right: Pixels) -> SecondLook:
     return SecondLook(len(pairs), int(agreeing.sum()))
 
 
-def _opencv() -> Any:
+def require() -> Any:
+    """OpenCV. Raises InvalidArgument where it is not installed."""
     try:
         import cv2
     except ImportError:

@@ -51,10 +51,9 @@ class Judge:
         Raises InvalidArgument at once, not after hours, where what a closer look needs is not installed.
         """
         if thorough:
-            from ..pictures.thorough import look_again
+            from ..pictures.thorough import require
 
-            blank = np.zeros((1, 1, 3), np.uint8)
-            look_again(blank, blank)
+            require()
         self.mirrors = mirrors
         self.thorough = thorough
         self.unread = 0
