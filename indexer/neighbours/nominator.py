@@ -7,6 +7,7 @@ touches and no others.
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ Places = npt.NDArray[np.int64]
 _WITH_LISTS = ("IndexIVFPQFastScan", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFFlat")
 # a search for so few queries at once loads their lists only
 _FEW_QUERIES = 64
+# how faiss begins to say what is wrong: with the function, the file and the line
+_WHERE = re.compile(r"^Error in .* at \S+:\d+: ")
 # rows that tell how much a projection keeps
 _PROBE = 2000
 
@@ -290,4 +293,5 @@ def _learning(sample: Vectors) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """The last and plainest part of what faiss says."""
-    return str(error).strip().splitlines()[0].rpartition("Error: ")[2].rpartition("failed: ")[2].strip()
+    text = _WHERE.sub("", str(error).strip().splitlines()[0])
+    return text.rpartition("Error: ")[2].rpartition("failed: ")[2].strip()

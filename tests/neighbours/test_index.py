@@ -528,6 +528,19 @@ def test_a_structure_that_faiss_refuses(tmp_path: Path, clustered: np.ndarray, k
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("hsnw", "could not parse index string hsnw"),
+        ("PQ7", "The dimension of the vector (d) should be a multiple of the number of subquantizers (M)"),
+    ],
+)
+def test_why_faiss_refuses_a_structure_is_said_without_where_in_faiss(kind: str, why: str) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        make(kind, DIM)
+    assert f"faiss makes no index '{kind}' for vectors of {DIM} ({why}). Give flat, ivf, hnsw" in str(refusal.value)
+
+
 @pytest.mark.parametrize("kind", ["IVF0,Flat", "HNSW0", "HNSW1"])
 def test_a_structure_that_would_find_nothing_or_end_the_process(kind: str) -> None:
     with pytest.raises(InvalidArgument, match="finds nothing"):
