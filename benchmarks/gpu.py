@@ -1,4 +1,4 @@
-"""What a GPU does with EVA-L: the model alone by several ways, JPEG to committed vector, and all pairs. Prints a table.
+"""What a GPU does with EVA-L: the model alone, JPEG to committed vector, all pairs, inverted lists. Prints a table.
 
     python -m benchmarks.gpu [--images FOLDER] [--files 20000] [--batch 256] [--rows 1000000] [--only PART]
 
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import timm
@@ -27,14 +28,20 @@ from indexer import Catalog, Progress, load_embedder
 from indexer.embed import peak
 from indexer.embed.agreement import agreement
 from indexer.embed.eva import TimmEmbedder
+from indexer.halves import unit
+from indexer.neighbours import nominator
+from indexer.neighbours.choosing import SAMPLE
+from indexer.neighbours.index import ROWS
 from indexer.neighbours.pairs import fastest, pairs_above
+from indexer.neighbours.threads import threads
 from indexer.preprocess import Pixels, fit_array
 
 from .build import ROOT, report, save_eva_l
+from .supply import by_thread
 
 Outputs = Any
 Forward = Callable[[torch.Tensor], Outputs]
-PARTS = ("model", "demo", "build", "pairs")
+PARTS = ("model", "ways", "demo", "build", "pairs", "lists")
 SECONDS = 1.0
 
 
@@ -45,24 +52,46 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--files", type=int, default=20_000, help="that are built")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the vectors that are all compared")
+    parser.add_argument(
+        "--rows", type=int, default=1_000_000, help="of the vectors that are compared, or placed in lists"
+    )
+    parser.add_argument("--lists", type=int, default=16_384, help="as many as 10 million vectors get")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
     args = parser.parse_args()
     print(peak.device_name(args.device) or args.device, torch.__version__, timm.__version__, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = str(args.model or save_eva_l(folder / "eva-l"))
-        alone = model_alone(model, args) if "model" in args.only else None
+        alone = streamed(model, args) if "model" in args.only else None
+        if "ways" in args.only:
+            ways(model, args)
         if "demo" in args.only:
             demo(args)
         if "build" in args.only:
             end_to_end(model, args, folder, alone)
         if "pairs" in args.only:
             all_pairs(args.rows)
+        if "lists" in args.only:
+            in_lists(args.rows, args.lists)
 
 
-def model_alone(model: str, args: argparse.Namespace) -> float:
-    """The rates of all ways; returns that of ours without compiling."""
+def streamed(model: str, args: argparse.Namespace) -> float:
+    """Batches through the pipeline, which copies them to the device and the results back."""
+    embedder = load(model, args)
+    fitted = pictures(args.images, args.batch, embedder)
+    found: list[float] = []
+    batches = (fitted for _ in range(5 + int(8000 / len(fitted))))
+    for result in embedder.stream(batches):
+        assert result
+        found.append(time.perf_counter())
+    settled = found[3:]  # those before recorded and timed the model
+    rate = len(fitted) * (len(settled) - 1) / (settled[-1] - settled[0])
+    report("bf16, layers joined, recorded, through the pipeline", rate, "pictures/s")
+    return rate
+
+
+def ways(model: str, args: argparse.Namespace) -> None:
+    """The model alone by several ways, as a share of what matrix products reach."""
     rate = peak.product_rate(args.device, "bf16", SECONDS)
     operations = peak.operations(model)
     report("matrix products of 8,192 in bf16", rate / 1e12, "TFLOP/s")
@@ -94,20 +123,6 @@ def model_alone(model: str, args: argparse.Namespace) -> float:
         replace_linears(eighth._model, kind)
         show(f"fp8, {name}, compiled", compiled(eighth))
         del eighth
-    return streamed(ours, fitted)
-
-
-def streamed(embedder: TimmEmbedder, fitted: Pixels) -> float:
-    """Batches through the pipeline, which copies them to the device and the results back."""
-    found: list[float] = []
-    batches = (fitted for _ in range(5 + int(4000 / len(fitted))))
-    for result in embedder.stream(batches):
-        assert result
-        found.append(time.perf_counter())
-    settled = found[3:]  # those before recorded and timed the model
-    rate = len(fitted) * (len(settled) - 1) / (settled[-1] - settled[0])
-    report("bf16, layers joined, recorded, through the pipeline", rate, "pictures/s")
-    return rate
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -131,19 +146,21 @@ def end_to_end(model: str, args: argparse.Namespace, folder: Path, alone: float 
     """A build of many files, from when a fifth of it is done."""
     embedder = load(model, args)
     many = spread(args.images, folder / "many", args.files)
-    seen: list[tuple[float, float, int]] = []
+    seen: list[tuple[float, int, dict[str, float]]] = []
 
     def note(progress: Progress) -> None:
         if progress.stage == "embed":
-            seen.append((time.perf_counter(), time.process_time(), progress.embedded))
+            seen.append((time.perf_counter(), progress.embedded, by_thread()))
 
     with Catalog.create(folder / "catalog", loader=lambda _: embedder) as catalog:
         built = catalog.build([many], progress=note)
-    fifth = next(moment for moment in seen if moment[2] >= built.embedded // 5)
-    embedded = seen[-1][2] - fifth[2]
-    rate = embedded / (seen[-1][0] - fifth[0])
+    begun, before, costs = next(moment for moment in seen if moment[1] >= built.embedded // 5)
+    ended, after, costs_then = seen[-1]
+    rate = (after - before) / (ended - begun)
     report(f"build of {built.embedded:,} JPEGs, vectors committed", rate, "pictures/s")
-    report("    its own process, of one core", 1e6 * (seen[-1][1] - fifth[1]) / embedded, "us a picture")
+    for thread, seconds in costs_then.items():
+        if (spent := 1e6 * (seconds - costs.get(thread, 0.0)) / (after - before)) >= 1:
+            report(f"    its thread {thread}, of one core", spent, "us a picture")
     if alone:
         report("    over the model alone (goal 0.90)", rate / alone, "x")
 
@@ -156,6 +173,46 @@ def all_pairs(rows: int) -> None:
     found = pairs_above(made, 0.9, 16, multiplier=multiplier)
     seconds = time.perf_counter() - started
     report(f"all pairs of {rows:,} x 1,024 ({type(multiplier).__name__}), {len(found.left):,} found", seconds, "s")
+
+
+def in_lists(rows: int, lists: int) -> None:
+    """What GPUs save where lists are learned and rows are placed, and whether the CPU would put rows where they do."""
+    import faiss
+
+    if not faiss.get_num_gpus():
+        print("faiss sees no GPU", flush=True)
+        return
+    made = unit(clustered(max(rows, SAMPLE * lists), 1024))
+    trained, placed = {}, {}
+    for where, gpus in (("GPU", faiss.get_num_gpus()), ("CPU", 0)):
+        with patch.object(faiss, "get_num_gpus", lambda gpus=gpus: gpus), threads():
+            trained[where] = structure = nominator.make(f"PCAR128,IVF{lists},PQ128x4fsr", 1024)
+            structure.project(made[: SAMPLE * lists])
+            started = time.perf_counter()
+            structure.train(made[: SAMPLE * lists])
+            report(f"{lists:,} lists learned on the {where}", time.perf_counter() - started, "s")
+            report("    mean similarity of a vector to its centre", structure.fit(made[:10_000]), "")
+            structure = nominator.Nominator(faiss.clone_index(trained["GPU"].index))
+            started = time.perf_counter()
+            with structure.adding() as add:
+                for start in range(0, rows, ROWS):
+                    add(made[start : start + ROWS])
+            report(f"{rows:,} rows placed on the {where}", time.perf_counter() - started, "s")
+            placed[where] = lists_of(structure.index, rows)
+    report("rows that both put into the same list", 100 * float((placed["GPU"] == placed["CPU"]).mean()), "%")
+
+
+def lists_of(index: Any, rows: int) -> np.ndarray[Any, Any]:
+    """The list of every row."""
+    import faiss
+
+    ivf: Any = faiss.try_extract_index_ivf(index)
+    lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
+    found = np.full(rows, -1)
+    for number in range(lists.nlist):
+        if size := lists.list_size(number):
+            found[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
+    return found
 
 
 # -- ways --------------------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from .prepare import Prepared
 from .scan import Content, Refused, read
 
 READERS = 4
-# files that are read, hashed and looked up together
-CHUNK = 64
+# files that are read, hashed and looked up together, and so many times more are read meanwhile
+CHUNK, AHEAD = 256, 2
 # bytes of files that one stage may hold: pictures are small, but a folder of 500 MB TIFFs exists
 MAX_HELD_BYTES = 256 << 20
 # files that are drawn before their turn, however small the batches: many decoders should have something to do
@@ -28,7 +28,7 @@ LEAST_AHEAD = 16
 # files that a batch may name, however few of them need embedding
 MAX_OUTCOMES = 1024
 # contents of which is remembered that they are on their way; later ones are found in the store
-MAX_UNDER_WAY = 64 * CHUNK
+MAX_UNDER_WAY = 16 * CHUNK
 
 
 class Picture(NamedTuple):
@@ -104,14 +104,22 @@ def batches(
         if fitted is not None:
             pixels.append(fitted)
         if len(pixels) >= size() or len(outcomes) >= MAX_OUTCOMES:
-            yield Batch(outcomes, np.stack(pixels) if pixels else None)
+            yield Batch(outcomes, _joined(pixels))
             outcomes, pixels = [], []
     if outcomes:
-        yield Batch(outcomes, np.stack(pixels) if pixels else None)
+        yield Batch(outcomes, _joined(pixels))
+
+
+def _joined(pictures: Sequence[Pixels]) -> Pixels | None:
+    """One array of them, (N, H, W, 3). numpy.stack would have other threads wait, and wait for them, at each one."""
+    if not pictures:
+        return None
+    together = np.frombuffer(bytearray().join([picture.data for picture in pictures]), np.uint8)
+    return together.reshape(-1, *pictures[0].shape)
 
 
 def _reading(sources: Iterable[Source]) -> Iterator[list[Content | Refused]]:
-    """Chunks of files, read and hashed in threads, one chunk ahead."""
+    """Chunks of files, read and hashed in threads, AHEAD chunks ahead."""
     with ThreadPoolExecutor(READERS, "readers") as threads:
         ahead: deque[list[Future[list[Content | Refused]]]] = deque()
         given_up = threading.Event()
@@ -124,7 +132,7 @@ def _reading(sources: Iterable[Source]) -> Iterator[list[Content | Refused]]:
                 share = -(-len(chunk) // READERS)
                 shares = [chunk[start : start + share] for start in range(0, len(chunk), share)]
                 ahead.append([threads.submit(read_some, some) for some in shares])
-                if len(ahead) > 1:
+                if len(ahead) > AHEAD:
                     yield [file for future in ahead.popleft() for file in future.result()]
             while ahead:
                 yield [file for future in ahead.popleft() for file in future.result()]
@@ -139,7 +147,7 @@ def _chunks(sources: Iterable[Source]) -> Iterator[list[Source]]:
     for source in sources:
         chunk.append(source)
         held += source.stamp.size
-        if len(chunk) == CHUNK or held > MAX_HELD_BYTES:
+        if len(chunk) == CHUNK or held > MAX_HELD_BYTES // (AHEAD + 2):  # those ahead, one looked up, last files
             yield chunk
             chunk, held = [], 0
     if chunk:

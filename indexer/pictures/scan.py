@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from heapq import heappop, heappush
 from itertools import chain
@@ -26,6 +26,8 @@ UNSETTLED = Stamp(-1, 0, 0)
 # a link or a pipe that has taken the file's place is neither followed nor waited for
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
+# bytes of a file that are read before it is known what it is: all of a small one, in one go
+_FIRST = 1 << 16
 # files that go on their way together, since one by one takes longer than looking at them
 _LONGEST_RUN = 1000
 # what 64 bits hold of nanoseconds since 1970: from 1677 to 2262, and file systems know times beyond
@@ -208,16 +210,16 @@ def read(source: Source) -> Content | Refused:
     The file is looked at before and after, so that the stamp belongs to the bytes.
     """
     try:
-        with _open(source.full) as file:
-            before = stamp_of(os.fstat(file.fileno()))
-            head = file.read(32)
-            kind, reason = identify(head, source.path)
+        with _opened(source.full) as (file, status):
+            before = stamp_of(status)
+            head = os.read(file, _FIRST)
+            kind, reason = identify(head[:32], source.path)
             if kind is None:
                 return Refused(source, reason)
             if before.size > MAX_FILE_BYTES:
                 return Refused(source, f"larger than {MAX_FILE_BYTES >> 20:,} MB ({before.size >> 20:,} MB)")
             data = head + _read_all(file, before.size - len(head))
-            after = stamp_of(os.fstat(file.fileno()))
+            after = stamp_of(os.fstat(file))
     except PermissionError as error:
         return Refused(source, why(error))
     except OSError as error:  # its stamp will be the same when the disk is back, so that must not be remembered
@@ -257,12 +259,11 @@ def digest(path: bytes) -> tuple[str, os.stat_result]:
     try:
         if stat.S_ISLNK(os.lstat(path).st_mode):
             raise PictureError("it is a symbolic link")
-        with _open(path) as file:
-            before = os.fstat(file.fileno())
+        with _opened(path) as (file, before):
             sha256 = hashlib.sha256()
-            while block := file.read(1 << 20):
+            while block := os.read(file, 1 << 20):
                 sha256.update(block)
-            after = os.fstat(file.fileno())
+            after = os.fstat(file)
     except OSError as error:
         raise PictureError(why(error)) from error
     if stamp_of(before) != stamp_of(after):
@@ -301,21 +302,22 @@ def _is_more_than_text(head: bytes, kind: str) -> bool:
     return kind != "PPM" or head[2:3] == b"#" or not head[3:4].isalpha()
 
 
-def _open(path: bytes) -> io.FileIO:
-    """A regular file, to be read; OSError for what has taken its place."""
-    number = os.open(path, _OPEN_FLAGS)
+@contextmanager
+def _opened(path: bytes) -> Iterator[tuple[int, os.stat_result]]:
+    """The descriptor of a regular file, to be read, and its status; OSError for what has taken its place."""
+    file = os.open(path, _OPEN_FLAGS)
     try:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError("it is no file any more")
-        return io.FileIO(number)
-    except BaseException:
-        os.close(number)
-        raise
+        yield file, status
+    finally:
+        os.close(file)
 
 
-def _read_all(file: io.FileIO, size: int) -> bytes:
+def _read_all(file: int, size: int) -> bytes:
     parts = []
-    while size > 0 and (part := file.read(size)):
+    while size > 0 and (part := os.read(file, size)):
         parts.append(part)
         size -= len(part)
     return b"".join(parts)

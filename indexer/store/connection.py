@@ -285,12 +285,10 @@ class Connection:
             return
         width = len(rows[0])
         one, at_once = f"({','.join('?' * width)})", IN_ONE_STATEMENT // width
-        whole = len(rows) - len(rows) % at_once
         with translated(self.path):
-            for start in range(0, whole, at_once):
-                values = list(itertools.chain.from_iterable(rows[start : start + at_once]))
-                self.sqlite.execute(sql.format(",".join([one] * at_once)), values)
-            self.sqlite.executemany(sql.format(one), rows[whole:])
+            for start in range(0, len(rows), at_once):
+                part = rows[start : start + at_once]
+                self.sqlite.execute(sql.format(",".join([one] * len(part))), list(itertools.chain.from_iterable(part)))
 
     def rows_in(self, sql: str, values: Sequence[Any], first: Sequence[Any] = ()) -> Iterator[Any]:
         """Rows of a statement with an IN ({}) of any length."""

@@ -187,15 +187,13 @@ class Store(Connection):
     def _all_have_vectors(self, model: StoredModel) -> bool:
         return self.vectors.span(model)[0] == int(self.one("SELECT count(*) FROM contents"))
 
-    def with_vector(self, digests: Sequence[bytes], model: StoredModel | None) -> set[bytes]:
-        """Those of some contents that have a vector of the model."""
-        if model is None:
-            return set()
+    def with_vector(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those of some contents that have a vector of the model that the catalog works with."""
         sql = (
             "SELECT sha256 FROM contents JOIN vectors ON vectors.content_id = contents.id "
-            "WHERE vectors.model_id = ? AND sha256 IN ({})"
+            "WHERE vectors.model_id = (SELECT id FROM models WHERE current = 1) AND sha256 IN ({})"
         )
-        return {digest for (digest,) in self.rows_in(sql, digests, [model.row])}
+        return {digest for (digest,) in self.rows_in(sql, digests)}
 
     # -- what a build writes ---------------------------------------------------------------------------------------
 
@@ -206,9 +204,7 @@ class Store(Connection):
         with self.writing():
             generation = self.generation + 1
             self._insert_contents([entry for entry in entries if entry.info is not None])
-            ids = dict(
-                self.rows_in("SELECT sha256, id FROM contents WHERE sha256 IN ({})", [e.sha256 for e in entries])
-            )
+            ids = self._ids([entry.sha256 for entry in entries])
             self._insert_fingerprints(entries, ids)
             fresh = [entry for entry in entries if entry.vector is not None]
             if fresh:
@@ -232,6 +228,12 @@ class Store(Connection):
             self.sqlite.executemany(
                 "DELETE FROM images WHERE root_id = ? AND path = ?", [_place(r.source) for r in refusals]
             )
+
+    def _ids(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """Of contents that are there, their ids; as one value, since sqlite3 lets other threads run at every row."""
+        sql = "SELECT group_concat(hex(sha256) || ' ' || id, ' ') FROM contents WHERE sha256 IN ({})"
+        found = [word for (text,) in self.rows_in(sql, digests) for word in (text or "").split()]
+        return dict(zip(map(bytes.fromhex, found[::2]), map(int, found[1::2]), strict=True))
 
     def _insert_contents(self, entries: Sequence[Entry]) -> None:
         self.many(

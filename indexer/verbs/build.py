@@ -241,7 +241,7 @@ class _Build:
         decoders = _Lazy(self._decoders)
         older: dict[bytes, int] = {}  # files on their way that the store knows an older state of
         sources = self._sources(survey, older)
-        stream = batches(sources, size=self._batch_size, known=self._with_vector, decoders=decoders.get)
+        stream = batches(sources, size=self._batch_size, known=self.store.with_vector, decoders=decoders.get)
         try:
             for batch in stream:
                 if batch.pixels is None:
@@ -335,9 +335,6 @@ class _Build:
     def _batch_size(self) -> int:
         """Pictures a batch; until the model is loaded there are none, and the number is of files to look up."""
         return self.embedder.batch_size if self.embedder else CHUNK
-
-    def _with_vector(self, digests: Sequence[bytes]) -> set[bytes]:
-        return self.store.with_vector(digests, self.store.model())
 
     # -- finishing -------------------------------------------------------------------------------------------------
 
