@@ -40,7 +40,9 @@ def embed(
     shape, skipped = embed_files(embedder, common.expand(images, null), out, tokens=tokens, max_pixels=max_pixels)
     if as_json:
         click.echo(jsonl.dumps({"shape": shape, "model": embedder.id.key, "skipped": [jsonl.skip(s) for s in skipped]}))
-    else:
+    elif shape[0]:
         click.echo(text.printable(f"{out}: {' x '.join(map(str, shape))} float32, {embedder.id.key}"))
     common.say_skipped(skipped)
+    if not shape[0]:
+        common.say(f"None of the pictures could be used: {out} was not written.")
     common.finish(skipped, shape[0])

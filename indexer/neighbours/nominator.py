@@ -24,6 +24,8 @@ Places = npt.NDArray[np.int64]
 
 # these keep everything that is in a list in its ids and codes
 _WITH_LISTS = ("IndexIVFPQFastScan", "IndexIVFScalarQuantizer", "IndexIVFPQ", "IndexIVFFlat")
+# what can be searched as a filter and an effort demand: those without lists or links are compared one and all
+_SEARCHABLE = ("IndexIVF", "IndexHNSW", "IndexFlat", "IndexScalarQuantizer", "IndexRaBitQ")
 # a search for so few queries at once loads their lists only
 _FEW_QUERIES = 64
 # how faiss begins to say what is wrong: with the function, the file and the line
@@ -46,6 +48,11 @@ def make(factory: str, dim: int) -> Nominator:
     nominator = Nominator(index)
     if nominator.most_effort < 1 or (hasattr(index, "hnsw") and index.hnsw.assign_probas.size() < 2):
         raise InvalidArgument(f"An index '{factory}' finds nothing. Give it a list or more, or two links or more.")
+    if not nominator.can_search:
+        raise InvalidArgument(
+            f"An index '{factory}' cannot be searched as --where or a recall demand. Give flat, ivf, hnsw, or a string "
+            "that begins with lists (IVF1024,...)."
+        )
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:  # which faiss does not have for every kind of codes
         raise InvalidArgument(f"An index '{factory}' does not find the most similar. Give flat, ivf, hnsw, or another.")
     return nominator
@@ -69,6 +76,16 @@ class Nominator:
     def has_lists(self) -> bool:
         """Whether there are inverted lists that can be kept apart."""
         return type(self._ivf).__name__ in _WITH_LISTS
+
+    @property
+    def can_search(self) -> bool:
+        """Whether it takes the parameters of a search; faiss says only then that it does not."""
+        import faiss
+
+        within = self.index
+        while isinstance(within, faiss.IndexPreTransform):
+            within = faiss.downcast_index(within.index)
+        return any(kind.__name__ in _SEARCHABLE for kind in type(within).__mro__)
 
     @property
     def can_select(self) -> bool:

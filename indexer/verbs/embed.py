@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,13 +28,15 @@ def embed_files(
 ) -> tuple[tuple[int, ...], list[Skipped]]:
     """Write the pooled pre-logits (N, dim) or tokens (N, T, dim) of some pictures, float32, as one .npy file.
 
-    Rows are in the order of the paths, without the skipped ones, which come second. The file appears when complete.
+    Rows are in the order of the paths, without the skipped ones, which come second. The file appears when complete;
+    where there is no row at all, none is written, and one that is there stays.
     """
     if out.suffix != ".npy":
         raise InvalidArgument(f"{out} does not end in .npy. Name the file that way; it is NumPy's format.")
     skipped: list[Skipped] = []
     shape: tuple[int, ...] = (0, embedder.id.dim)
     with (
+        suppress(_Nothing),
         replacement(out) as temporary,
         temporary.open("wb") as file,
         closing(stretches(embedder, paths, skipped, max_pixels)) as batches,
@@ -51,9 +53,15 @@ def embed_files(
             rows = np.ascontiguousarray(rows[usable])
             file.write(rows.tobytes())
             shape = (shape[0] + len(rows), *rows.shape[1:])
+        if not shape[0]:
+            raise _Nothing
         file.seek(0)
         _write_header(file, shape)  # numpy leaves room in the header for the rows to grow
     return shape, skipped
+
+
+class _Nothing(Exception):
+    """No picture could be used."""
 
 
 def classify_files(

@@ -366,7 +366,20 @@ def test_embed_skips_what_has_no_vector(run: Run, pictures: Path, black: Path, t
     assert report["shape"] == list(rows.shape)
     assert len(rows) == 2
     assert np.isfinite(rows).all()
-    assert run("embed", black, "-o", "none.npy", *tokens).code == 1
+
+
+def test_embed_without_any_vector_leaves_what_is_there(run: Run, pictures: Path, black: Path) -> None:
+    run("embed", pictures / "a.png", "-o", "v.npy")
+    before = Path("v.npy").read_bytes()
+    for name in ("v.npy", "none.npy"):
+        for options in ([], ["--tokens"]):
+            done = run("embed", black, "missing.png", "-o", name, *options)
+            assert done.code == 1
+            assert f"{name} was not written" in done.err
+            assert done.err.count("Skipped") == 2
+    assert json.loads(run("embed", black, "-o", "none.npy", "--json").out)["shape"] == [0, 48]
+    assert Path("v.npy").read_bytes() == before
+    assert sorted(os.listdir()) == ["pictures", "v.npy"]
 
 
 def test_classify_skips_what_has_no_vector(run: Run, pictures: Path, black: Path) -> None:

@@ -547,6 +547,21 @@ def test_a_structure_that_would_find_nothing_or_end_the_process(kind: str) -> No
         make(kind, DIM)
 
 
+@pytest.mark.parametrize("kind", ["PQ16", "PCAR32,PQ16", "PQ16x4fs", "NSG16", "RQ2x8", "IVF64,SQ8,RFlat", "IDMap,Flat"])
+def test_a_structure_that_faiss_cannot_search_as_it_is_asked_to(kind: str) -> None:
+    with pytest.raises(InvalidArgument, match="begins with lists"):
+        make(kind, DIM)
+
+
+@pytest.mark.parametrize(
+    "kind", ["Flat", "SQ8", "PCAR32,SQ8", "HNSW16,SQ8", "PCAR32,HNSW16,SQ8", "IVF64,PQ16", "RaBitQ"]
+)
+def test_a_structure_that_it_can_search(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
+    write(tmp_path, clustered, kind, target=0.3)
+    _, found = opened(tmp_path).search(clustered[:5], 1, np.arange(10, 15))
+    assert found[:, 0].tolist() == [10, 11, 12, 13, 14]
+
+
 def test_more_lists_than_vectors_are_refused(tmp_path: Path, rows: np.ndarray) -> None:
     with pytest.raises((InvalidArgument, CatalogError)):
         write(tmp_path, rows, "IVF1024,Flat")

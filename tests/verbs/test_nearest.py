@@ -434,7 +434,7 @@ def test_a_recall_out_of_reach_is_said(store: Store, folder: Path, monkeypatch: 
     assert nearest.info(store, folder).recall < 1
 
 
-@pytest.mark.parametrize("kind", ["hsnw", "", "IVF0,SQ8", "HNSW16,PQ16"])
+@pytest.mark.parametrize("kind", ["hsnw", "", "IVF0,SQ8", "HNSW16,PQ16", "PQ16"])
 def test_a_structure_that_cannot_be_is_refused_before_anything_is_embedded(
     catalog: Catalog, fake: FakeEmbedder, pictures: Path, kind: str
 ) -> None:
