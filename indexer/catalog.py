@@ -127,6 +127,7 @@ class Catalog:
         recall: float | None = None,
         memory: int | None = None,
         optimize: bool = False,
+        exclude: Sequence[str] | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
     ) -> BuildReport:
         """Bring the catalog in line with folders (or files), or with all its roots where none is named.
@@ -136,6 +137,8 @@ class Catalog:
         of this catalog to end. neighbours: 'flat', 'ivf', 'hnsw' or a string of faiss.index_factory instead of what the
         rule chooses; recall: the recall@10 that its index must reach (0.99); memory: bytes that it may take (a quarter
         of what the machine or its container has). optimize: bring the index up to date, however little has changed.
+        exclude: patterns of what to leave out, in this build and in later ones that name none: of names ('thumbs',
+        '*.png'), or with a slash of paths ('photos/raw'), as in fnmatch.
         Raises CatalogLocked, UnsafeRemoval for a root that is missing or empty, WrongModel, and ModelError.
         """
         from .store.lock import building
@@ -143,7 +146,8 @@ class Catalog:
 
         if self._store.readonly:
             raise CatalogError(f"{self.folder} was opened for reading. Open it without readonly to build.")
-        options = BuildOptions(prune, dry_run, workers, max_pixels, _wish(neighbours, recall, memory), optimize)
+        wish = _wish(neighbours, recall, memory)
+        options = BuildOptions(prune, dry_run, workers, max_pixels, wish, optimize, exclude)
         if dry_run:
             return self._build(paths, options, switch_model, progress)
         with building(self.folder, wait=wait):

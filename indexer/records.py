@@ -409,7 +409,7 @@ class NeighboursInfo:
 
 @dataclass(frozen=True, slots=True)
 class CatalogInfo:
-    """What is in a catalog. bytes: file name -> size on disk."""
+    """What is in a catalog. exclude: patterns of what builds leave out. bytes: file name -> size on disk."""
 
     catalog: str
     format: int
@@ -422,6 +422,7 @@ class CatalogInfo:
     skipped: int
     neighbours: NeighboursInfo
     bytes: Mapping[str, int] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

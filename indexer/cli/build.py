@@ -23,6 +23,7 @@ from .progress import progress_bar
 @common.catalog_option
 @common.model_option(f"the catalog's, or {DEFAULT_MODEL}")
 @common.model_options
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out files and folders, see above.")
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes. Default: one a core that may be used.")
 @common.max_pixels_option
 @click.option("--wait", is_flag=True, help="Wait for another build of this catalog instead of giving up.")
@@ -43,6 +44,7 @@ def build(
     device: str,
     precision: str,
     batch_size: int | None,
+    exclude: tuple[str, ...],
     workers: int | None,
     max_pixels: int,
     prune: bool,
@@ -61,6 +63,10 @@ def build(
     New, changed, moved and removed pictures are told apart; only contents that are new go through the model. Without
     PATH every folder that the catalog knows is brought up to date. Committed as it goes: stop it at any time, run it
     again, and it goes on.
+
+    --exclude leaves out what has such a name, wherever it is (thumbs, '*.png'), or with a slash such a path
+    (photos/raw); it may be given several times, and is remembered until it is given again (nothing more: --exclude '').
+    What the catalog knew of it is forgotten.
     """
     from ..catalog import Catalog
     from ..render import jsonl, text
@@ -87,6 +93,7 @@ def build(
             recall=recall,
             memory=None if memory is None else int(memory * 1e9),
             optimize=optimize,
+            exclude=[pattern for pattern in exclude if pattern] if exclude else None,
             progress=progress,
         )
     report = replace(report, catalog=str(folder))

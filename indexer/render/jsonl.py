@@ -136,7 +136,7 @@ def model(known: KnownModel) -> dict[str, Any]:
 
 def info(found: CatalogInfo) -> dict[str, Any]:
     """CatalogInfo."""
-    return {**asdict(found), "roots": list(found.roots)}
+    return {**asdict(found), "roots": list(found.roots), "exclude": list(found.exclude)}
 
 
 def verify(report: VerifyReport) -> dict[str, Any]:

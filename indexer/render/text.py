@@ -143,6 +143,8 @@ def info(found: CatalogInfo) -> Iterator[tuple[str, str]]:
     yield "model", f"{printable(found.model)} ({found.dim} dimensions)" if found.model else "none yet"
     for root in found.roots:
         yield "folder", printable(root)
+    for pattern in found.exclude:
+        yield "left out", printable(pattern)
     yield "images", f"{found.images:,} ({found.contents:,} different, {found.vectors:,} vectors)"
     yield "skipped", f"{found.skipped:,}" + (" (see: indexer skips)" if found.skipped else "")
     covered = f", covers {found.neighbours.covered:,}, recall@10 {found.neighbours.recall:.3f}"

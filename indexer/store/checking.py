@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..errors import CatalogDamaged
 from ..records import ModelId, Preprocess, Stamp
 from . import checksums, vectors
 from .store import Store
@@ -69,7 +70,11 @@ def _images(store: Store) -> Iterator[str]:
 
 
 def _what_people_said(store: Store) -> Iterator[str]:
-    """Decisions, and what was calibrated: neither can be made again from the pictures alone."""
+    """Decisions, what was calibrated, and what to leave out: none can be made again from the pictures alone."""
+    try:
+        _ = store.exclude
+    except CatalogDamaged:
+        yield "what builds leave out is damaged"
     for number, digests, decided, found in store.rows("SELECT id, digests, decided_ns, checksum FROM decisions"):
         if checksums.of_decision(digests, decided) != found:
             yield f"decision {number} is damaged"

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..errors import CatalogError, CatalogNotFound
+from ..errors import CatalogDamaged, CatalogError, CatalogNotFound
 from ..files import require_local
 from ..records import Fingerprint, ModelId, PictureInfo, Preprocess, Skipped, Source, Stamp
-from . import checksums, seal, vectors
+from . import checksums, leaving_out, seal, vectors
 from .connection import BUSY_SECONDS, Connection
 from .fingerprint_rows import FingerprintRows
 from .image_rows import ImageRows
@@ -276,6 +276,24 @@ class Store(Connection):
                 "UPDATE meta SET value = value + 1 WHERE key = 'finished' "
                 "AND value = (SELECT value FROM meta WHERE key = 'generation')"
             )
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Patterns of what builds leave out. Raises CatalogDamaged where that is not as it was written."""
+        row = self.row("SELECT value FROM meta WHERE key = 'exclude'")
+        try:
+            return leaving_out.unpack(row[0]) if row else ()
+        except (ValueError, KeyError, TypeError):
+            raise CatalogDamaged(
+                f"What builds leave out is damaged in {self.path}. Mend it with: indexer verify --repair; "
+                "then say it anew with: indexer build --exclude."
+            ) from None
+
+    def remember_exclude(self, patterns: Sequence[str]) -> None:
+        """Have builds leave out what fits these."""
+        with self.writing():
+            value = leaving_out.pack(patterns)
+            self.sqlite.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('exclude', ?)", [value])
 
     # -- what people said ------------------------------------------------------------------------------------------
 

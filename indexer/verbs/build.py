@@ -19,6 +19,7 @@ from ..neighbours.choosing import Wish
 from ..pictures.batches import CHUNK, Batch, batches
 from ..pictures.decode import MAX_PIXELS, abilities
 from ..pictures.decoders import Decoders
+from ..pictures.exclusion import Exclusion, settled_patterns
 from ..pictures.prepare import Limits
 from ..pictures.scan import UNSETTLED, Refused, find, settled
 from ..preprocess import Pixels
@@ -42,7 +43,10 @@ SAFE_REMOVAL = 0.10
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How to build. workers None: one decoding process a core. neighbours, optimize: see nearest.refresh()."""
+    """How to build. workers None: one decoding process a core. neighbours, optimize: see nearest.refresh().
+
+    exclude: patterns of what to leave out from now on, see settled_patterns(); None: those that the catalog remembers.
+    """
 
     prune: bool = False
     dry_run: bool = False
@@ -50,6 +54,7 @@ class BuildOptions:
     max_pixels: int = MAX_PIXELS
     neighbours: Wish | None = None
     optimize: bool = False
+    exclude: Sequence[str] | None = None
 
 
 @dataclass(slots=True)
@@ -103,6 +108,7 @@ class _Build:
         self.tally = _Tally()
         self.started = time.monotonic()
         self.embedder: Embedder | None = None
+        self.exclusion = Exclusion(())
         self.abilities = abilities(options.max_pixels)
         self.without_vector: set[bytes] = set()
         self.fresh: set[bytes] = set()  # files on their way that may change again without their times moving
@@ -120,6 +126,7 @@ class _Build:
         if not self.options.dry_run:
             self._tidy()
         places, self.tally.warnings = resolve(self.store, paths, prune=self.options.prune)
+        self.exclusion = self._exclusion(places)
         survey = Survey(self.store)
         self._compare_all(places, survey)
         if self.options.dry_run:
@@ -137,6 +144,20 @@ class _Build:
         if not self.store.is_sealed:  # whatever was writing last may have been cut off
             nearest.check_left_over(self.store, self.folder)
         vouch(self.folder)
+
+    def _exclusion(self, places: Sequence[Place]) -> Exclusion:
+        """What to leave out, remembered where it is new."""
+        before, wanted = self.store.exclude, self.options.exclude
+        exclusion = Exclusion(before if wanted is None else settled_patterns(wanted))
+        for place in places:
+            if left_out := exclusion.around(place.root, place.below):
+                raise InvalidArgument(
+                    f"{os.fsdecode(left_out)} is left out of this catalog ({' '.join(exclusion.patterns)}). "
+                    "Say anew what to leave out with --exclude; nothing with --exclude ''."
+                )
+        if exclusion.patterns != before and not self.options.dry_run:
+            self.store.remember_exclude(exclusion.patterns)
+        return exclusion
 
     # -- comparing -------------------------------------------------------------------------------------------------
 
@@ -183,7 +204,8 @@ class _Build:
 
         root_id: None for a root that a dry run does not add.
         """
-        found = find(place.root, place.below) if os.path.lexists(place.full) else iter(())
+        there = os.path.lexists(place.full)
+        found = find(place.root, place.below, self.exclusion.leave_out()) if there else iter(())
         seen = lost = 0
         unlisted: bytes | None = None
         for item in _merge(found, known):
@@ -207,7 +229,7 @@ class _Build:
                 lost += 1
                 survey.add_gone(root_id, old.path, old.image_id)
         if lost and not seen and not place.below and self.named and not self.options.prune:
-            raise UnsafeRemoval(_emptied(place.root, lost))
+            raise UnsafeRemoval(_emptied(place.root, lost, self.exclusion))
 
     def _note_found(self, file: FoundFile, old: Known | None, root_id: int | None, survey: Survey) -> None:
         if old is None or old[:4] != file or not old.current:
@@ -347,7 +369,7 @@ class _Build:
             lost = survey.gone_by_root.get(root_id, 0) - moved.get(root_id, 0)
             images = self.store.images.count_in(root_id) - (moved.get(root_id, 0))
             if lost > SAFE_REMOVAL * images and not self.options.prune:
-                self.tally.warnings.append(_too_many_gone(root, lost, images))
+                self.tally.warnings.append(_too_many_gone(root, lost, images, self.exclusion))
                 survey.spare(root_id, since)
         gone = survey.counts()[2]
         if moved:
@@ -514,15 +536,17 @@ def _is_below(path: bytes, folder: bytes) -> bool:
     return path.startswith(folder) if folder.endswith(b"/") or not folder else path == folder
 
 
-def _emptied(folder: bytes, lost: int) -> str:
+def _emptied(folder: bytes, lost: int, exclusion: Exclusion | None = None) -> str:
+    but = " but for what is left out" if exclusion and exclusion.patterns else ""
     return (
-        f"The folder {os.fsdecode(folder)} is empty, but the catalog knows {lost:,} files in it; they are kept. "
+        f"The folder {os.fsdecode(folder)} is empty{but}, but the catalog knows {lost:,} files in it; they are kept. "
         "Mount its disk; or forget them with --prune."
     )
 
 
-def _too_many_gone(root: bytes, lost: int, images: int) -> str:
+def _too_many_gone(root: bytes, lost: int, images: int, exclusion: Exclusion) -> str:
+    gone = "gone or left out" if exclusion.patterns else "gone"
     return (
-        f"{lost:,} of the {images:,} images known in {os.fsdecode(root)} are gone: more than {SAFE_REMOVAL:.0%}, "
-        "so they are kept. If they are gone for good, run again with --prune."
+        f"{lost:,} of the {images:,} images known in {os.fsdecode(root)} are {gone}: more than {SAFE_REMOVAL:.0%}, "
+        "so they are kept. If that is meant, run again with --prune."
     )

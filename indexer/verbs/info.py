@@ -32,6 +32,7 @@ def _info(store: Store, folder: Path) -> CatalogInfo:
         model=model.id.key if model else None,
         dim=model.id.dim if model else None,
         roots=tuple(os.fsdecode(root) for root in store.roots()),
+        exclude=store.exclude,
         images=store.count("images"),
         contents=store.count("contents"),
         vectors=store.vectors.span(model)[0] if model else 0,

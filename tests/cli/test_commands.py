@@ -32,7 +32,20 @@ BUILD = {
 }
 MATCH = {"rank", "score", "path", "width", "height", "bytes", "labels"}
 INFO = {
-    *("catalog", "format", "model", "dim", "roots", "images", "contents", "vectors", "skipped", "neighbours", "bytes"),
+    *(
+        "catalog",
+        "format",
+        "model",
+        "dim",
+        "roots",
+        "images",
+        "contents",
+        "vectors",
+        "skipped",
+        "neighbours",
+        "bytes",
+        "exclude",
+    ),
 }
 
 
@@ -366,6 +379,19 @@ def test_embed_skips_what_has_no_vector(run: Run, pictures: Path, black: Path, t
     assert report["shape"] == list(rows.shape)
     assert len(rows) == 2
     assert np.isfinite(rows).all()
+
+
+def test_build_leaves_out_what_it_is_told_to(run: Run, pictures: Path) -> None:
+    done = run("build", pictures, "--exclude", "pictures/sub", "--exclude", "*.jpg", "--json")
+    assert lines(done.out)[0]["added"] == 3
+    assert json.loads(run("info", "--json").out)["exclude"] == [str(pictures / "sub"), "*.jpg"]
+    assert run("info").out.count("left out") == 2
+    assert lines(run("build", "--json").out)[0]["unchanged"] == 3
+    refused = run("build", pictures / "sub")
+    assert (refused.code, refused.err.count("--exclude")) == (1, 2)
+    assert run("build", "--exclude", "/").code == 1
+    assert lines(run("build", "--exclude", "", "--json").out)[0]["added"] == 3
+    assert json.loads(run("info", "--json").out)["exclude"] == []
 
 
 def test_embed_without_any_vector_leaves_what_is_there(run: Run, pictures: Path, black: Path) -> None:
