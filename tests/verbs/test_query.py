@@ -16,6 +16,7 @@ from indexer import Catalog, CatalogError, InvalidArgument, PictureError, WrongM
 from indexer.neighbours import stamp
 from indexer.pictures import scan
 from indexer.verbs import nearest
+from indexer.verbs import query as query_verb
 
 from ..conftest import save_picture
 from ..fakes import FakeEmbedder
@@ -241,6 +242,27 @@ def test_how_long_a_vector_is_does_not_matter(filled: Catalog, length: float) ->
     long, plain = filled.query(vector * length, k=5), filled.query(vector, k=5)
     assert [match.image.path for match in long] == [match.image.path for match in plain]
     assert [match.score for match in long] == pytest.approx([match.score for match in plain], abs=1e-6)
+
+
+@pytest.mark.parametrize("length", [1e-38, 1e-30, 1e-12, 1e-9, 1.0, 1e9, 1e12, 1e30, 1e37])
+@pytest.mark.parametrize("alone", [True, False])
+def test_vectors_of_float32_of_any_length_are_brought_to_length_1(length: float, alone: bool) -> None:
+    made = np.random.default_rng(0).standard_normal((1100, 1000))
+    made[5 if alone else slice(None)] *= length / 10
+    given = made.astype(np.float32)
+    exact = given.astype(np.float64) / np.abs(given).max(axis=1, keepdims=True)
+    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    found = query_verb._unit(given)
+    assert found.dtype == np.float32
+    assert np.abs(found - exact).max() < 3e-7
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_a_vector_of_float32_without_a_direction_is_refused(filled: Catalog, value: float) -> None:
+    vectors = np.ones((3, 48), np.float32)
+    vectors[1] = value
+    with pytest.raises(InvalidArgument, match="no direction"):
+        filled.nearest(vectors)
 
 
 def test_an_empty_catalog_says_so(catalog: Catalog, pictures: Path) -> None:
