@@ -288,6 +288,14 @@ class Catalog:
         with self._changing(wait):
             return keep_all(self._store, report, ids)
 
+    def ask_again(self, *, wait: bool = False) -> int:
+        """Forget which groups are no duplicates, whether keep_all() or an edited plan said so; returns how many.
+
+        Raises CatalogLocked during a build.
+        """
+        with self._changing(wait):
+            return self._store.forget_decisions()
+
     def calibrate(
         self, *, sample: int = 100, wait: bool = False, progress: Callable[[Progress], None] = lambda _: None
     ) -> Calibration:

@@ -39,6 +39,7 @@ from .progress import progress_bar
 )
 @click.option("--keep", metavar="RULE,...", help="Which to keep: rules in their order, see above.")
 @click.option("--keep-all", metavar="GROUP", multiple=True, help="Remember that a group is none: these differ.")
+@click.option("--ask-again", is_flag=True, help="Forget what was remembered so, and show those groups again.")
 @click.option("--plan", metavar="FILE", type=common.a_plan, help="Write a plan for indexer apply.")
 @click.option("--html", metavar="FILE", type=common.a_page, help="Write a page with the groups.")
 @common.json_option
@@ -53,6 +54,7 @@ def dedup(
     all_pairs: bool,
     keep: str | None,
     keep_all: tuple[str, ...],
+    ask_again: bool,
     plan: Path | None,
     html: Path | None,
     as_json: bool,
@@ -70,11 +72,15 @@ def dedup(
 
     if keep_all and (plan is not None or html is not None):
         raise InvalidArgument("--keep-all only remembers groups. Ask for --plan or --html afterwards.")
+    if keep_all and ask_again:
+        raise InvalidArgument("--keep-all remembers groups, --ask-again forgets them. Give one of the two.")
     lowest = _threshold(threshold)
     with (
-        Catalog.open(common.find_catalog(catalog), readonly=not keep_all) as opened,
+        Catalog.open(common.find_catalog(catalog), readonly=not (keep_all or ask_again)) as opened,
         progress_bar() as progress,
     ):
+        if ask_again:
+            common.say(f"Forgot {text.plural(opened.ask_again(), 'group')} that had been no duplicates.")
         report = opened.duplicates(
             threshold=lowest,
             tier=tier,  # type: ignore[arg-type]

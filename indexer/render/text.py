@@ -239,7 +239,8 @@ def duplicates(report: DuplicatesReport, plan: Path | None, catalog: Path | None
     if report.recall is not None:
         yield f"{approximate(report.recall)} To compare all pairs, which takes longer: --all-pairs."
     if report.remembered:
-        yield f"{plural(report.remembered, 'group')} left out: remembered as no duplicates."
+        again = command("dedup", "--ask-again", catalog=catalog)
+        yield f"{plural(report.remembered, 'group')} left out: remembered as no duplicates. To see them again: {again}"
     if report.unread:
         yield f"{plural(report.unread, 'picture')} could not be read for a closer look."
     if not report.calibrated:

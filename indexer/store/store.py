@@ -305,6 +305,14 @@ class Store(Connection):
                 [digests, now_ns, checksums.of_decision(digests, now_ns)],
             )
 
+    def forget_decisions(self) -> int:
+        """Forget everything that was decided; returns how much that was."""
+        count = int(self.one("SELECT count(*) FROM decisions"))
+        if count:
+            with self.writing():
+                self.sqlite.execute("DELETE FROM decisions")
+        return count
+
     def decisions(self) -> list[bytes]:
         """Everything that was decided."""
         return [digests for (digests,) in self.rows("SELECT digests FROM decisions ORDER BY id")]

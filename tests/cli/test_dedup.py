@@ -186,6 +186,13 @@ def test_a_group_that_is_none(run: Run, folder: Path) -> None:
     after = run("dedup", "--json")
     assert after.out == ""
     assert "1 group left out" in after.err
+    assert "indexer dedup --ask-again" in after.err
+    again = run("dedup", "--ask-again", "--json")
+    assert lines(again.out) == [group]
+    assert "Forgot 1 group" in again.err
+    assert lines(run("dedup", "--json").out) == [group]
+    assert "Forgot 0 groups" in run("dedup", "--ask-again").err
+    assert run("verify").code == 0
 
 
 def test_against(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -217,6 +224,7 @@ def test_calibrate(run: Run, folder: Path) -> None:
         (["dedup", "--keep", "prettiest"], "prettiest"),
         (["dedup", "--keep-all", "zz"], "'zz' names no group"),
         (["dedup", "--keep-all", "zz", "--plan", "plan.json"], "Ask for --plan or --html afterwards"),
+        (["dedup", "--keep-all", "zz", "--ask-again"], "Give one of the two"),
         (["dedup", "--against", "nowhere"], "There is no catalog in nowhere"),
         (["apply"], "Give a plan to carry out, or --undo LOG"),
         (["apply", "plan.json", "--undo", "log"], "Give a plan to carry out, or --undo LOG"),
