@@ -111,11 +111,27 @@ def batches(
 
 
 def _joined(pictures: Sequence[Pixels]) -> Pixels | None:
-    """One array of them, (N, H, W, 3). numpy.stack would have other threads wait, and wait for them, at each one."""
+    """One array of them, (N, H, W, 3): without a copy where they lie in one, one after the other."""
     if not pictures:
         return None
-    together = np.frombuffer(bytearray().join([picture.data for picture in pictures]), np.uint8)
-    return together.reshape(-1, *pictures[0].shape)
+    stretches = list(_stretches(pictures))
+    return stretches[0] if len(stretches) == 1 else np.concatenate(stretches)
+
+
+def _stretches(pictures: Sequence[Pixels]) -> Iterator[Pixels]:
+    """Arrays (N, H, W, 3) in which they lie, as far as one follows the other there."""
+    places = [picture.__array_interface__["data"][0] for picture in pictures]
+    start = 0
+    for end in range(1, len(pictures) + 1):
+        first, around = pictures[start], pictures[start].base
+        if around is None or around.ndim != first.ndim + 1:
+            yield first[None]
+        elif end < len(pictures) and pictures[end].base is around and places[end] - places[end - 1] == first.nbytes:
+            continue
+        else:
+            at = (places[start] - around.__array_interface__["data"][0]) // first.nbytes
+            yield around[at : at + end - start]
+        start = end
 
 
 def _reading(sources: Iterable[Source]) -> Iterator[list[Content | Refused]]:

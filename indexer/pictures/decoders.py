@@ -14,10 +14,14 @@ import selectors
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Self
 
+import numpy as np
+
 from ..errors import PictureError
+from ..preprocess import Pixels
 from ..records import Preprocess
 from .prepare import Limits, Prepared
 from .worker import Job, Worker
@@ -32,11 +36,14 @@ class Decoders:
     One thread talks to all of them: threads for each would wait for one another at every turn.
     """
 
-    def __init__(self, preprocess: Preprocess, count: int, limits: Limits | None = None, exact: bool = True) -> None:
-        """count: processes, at least 1. exact: see fit()."""
+    def __init__(
+        self, preprocess: Preprocess, count: int, limits: Limits | None = None, exact: bool = True, stretch: int = 1
+    ) -> None:
+        """count: processes, at least 1. exact: see fit(). stretch: so many pictures lie in one array, as submitted."""
         self.preprocess = preprocess
         self.count = count
         self.limits = limits or Limits()
+        self._rows = _rows((stretch, *preprocess.size, 3))
         self._workers = [Worker(preprocess, self.limits, exact) for _ in range(count)]
         self._lock = threading.RLock()  # for what follows
         self._waiting: deque[Job] = deque()
@@ -53,7 +60,7 @@ class Decoders:
 
         The future's error is a PictureError, or an IndexerError where no decoding process can be started.
         """
-        job = Job(data, kind, Future())
+        job = Job(data, kind, Future(), next(self._rows))
         with self._lock:
             if self._closing:
                 job.future.cancel()
@@ -205,6 +212,12 @@ class Decoders:
             for job in worker.jobs:
                 job.settle(verdict)
             worker.jobs = []
+
+
+def _rows(shape: tuple[int, ...]) -> Iterator[Pixels]:
+    """Room for one picture after the other, in arrays of some shape."""
+    while True:
+        yield from np.empty(shape, np.uint8)
 
 
 def _end(worker: Worker, ears: selectors.BaseSelector) -> None:

@@ -15,11 +15,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..errors import IndexerError, PictureError
+from ..preprocess import Pixels
 from ..records import Fingerprint, PictureInfo, Preprocess
-from .exchange import MAX_LINE, put, send, shared_memory, take
+from .exchange import MAX_LINE, put, send, shared_memory, take_into
 from .prepare import DIGEST_BYTES, Limits, Prepared
 from .signature import SIGNATURE_BYTES
 
@@ -46,11 +45,12 @@ NOT_STARTED = (
 
 
 class Job(NamedTuple):
-    """One picture to decode."""
+    """One picture to decode. room: where it goes, uint8 (height, width, 3)."""
 
     data: bytes
     kind: str
     future: Future[Prepared]
+    room: Pixels
 
     def settle(self, outcome: Prepared | Exception) -> None:
         """Let those who wait have it."""
@@ -66,8 +66,6 @@ class Worker:
     def __init__(self, preprocess: Preprocess, limits: Limits, exact: bool) -> None:
         """exact: see fit()."""
         self.settings = {"preprocess": preprocess.to_json(), "limits": asdict(limits), "exact": exact}
-        self.shape = (*preprocess.size, 3)
-        self.answer_bytes = math.prod(self.shape) + DIGEST_BYTES + SIGNATURE_BYTES
         self.limits = limits
         self.jobs: list[Job] = []
         self.retried = False  # with these jobs
@@ -135,7 +133,7 @@ class Worker:
         if self.deadline == math.inf:
             raise ValueError("it was not asked")
         if self.ready:
-            outcomes = self._unpacked(answer["answers"], len(self.jobs))
+            outcomes = self._unpacked(answer["answers"])
             if sum(len(job.data) for job in self.jobs) > KEPT_BYTES:
                 os.ftruncate(self.shared, 0)
             for job, outcome in zip(self.jobs, outcomes, strict=True):
@@ -143,24 +141,22 @@ class Worker:
             self.jobs = []
         self.ready, self.deadline = True, math.inf
 
-    def _unpacked(self, answers: Sequence[dict[str, Any]], count: int) -> list[Prepared | PictureError]:
-        if len(answers) != count:
+    def _unpacked(self, answers: Sequence[dict[str, Any]]) -> list[Prepared | PictureError]:
+        if len(answers) != len(self.jobs):
             raise ValueError(len(answers))
+        known = [bytearray(DIGEST_BYTES + SIGNATURE_BYTES) for _ in answers]
+        good = [i for i, answer in enumerate(answers) if "reason" not in answer]
+        # copies: the worker may go on writing
+        take_into(self.shared, [room for i in good for room in (self.jobs[i].room.data, known[i])])
         outcomes: list[Prepared | PictureError] = []
-        good = sum("reason" not in answer for answer in answers)
-        body = take(self.shared, good * self.answer_bytes)  # a copy: the worker may go on writing
-        start = 0
-        for answer in answers:
+        for answer, job, found in zip(answers, self.jobs, known, strict=True):
             _check(answer, self.limits.pixels)
             if "reason" in answer:
                 outcomes.append(PictureError(answer["reason"]))
                 continue
-            known = start + math.prod(self.shape)
-            pixels = np.frombuffer(body, np.uint8, known - start, start).reshape(self.shape)
-            start += self.answer_bytes
-            fingerprint = Fingerprint(body[known : known + DIGEST_BYTES], body[known + DIGEST_BYTES : start])
+            fingerprint = Fingerprint(bytes(found[:DIGEST_BYTES]), bytes(found[DIGEST_BYTES:]))
             decoding, fitting = map(float, answer["seconds"])
-            outcomes.append(Prepared(pixels, PictureInfo(**answer["info"]), fingerprint, decoding, fitting))
+            outcomes.append(Prepared(job.room, PictureInfo(**answer["info"]), fingerprint, decoding, fitting))
         return outcomes
 
     def verdict(self) -> IndexerError:

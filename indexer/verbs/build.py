@@ -352,7 +352,7 @@ class _Build:
     def _decoders(self) -> Decoders:
         workers = self.options.workers or min(cores(), MAX_WORKERS)
         model, limits = self._model(), Limits.for_pixels(self.options.max_pixels)
-        return Decoders(model.preprocess, workers, limits, exact=is_exact(model))
+        return Decoders(model.preprocess, workers, limits, is_exact(model), stretch=model.batch_size)
 
     def _batch_size(self) -> int:
         """Pictures a batch; until the model is loaded there are none, and the number is of files to look up."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from indexer.errors import IndexerError, PictureError
@@ -359,3 +361,47 @@ def test_real_decoders_keep_the_order_too(tmp_path: Path) -> None:
     with Decoders(SPEC, 3) as decoders:
         told = summary(run(files(tmp_path, contents), decoders))
     assert told == [7, *(None if i % 10 == 0 else 100 + i for i in range(1, 40))]
+
+
+@pytest.mark.parametrize("stretch", [1, 3, 8, 50])
+@pytest.mark.parametrize("size", [1, 8])
+def test_wherever_decoders_put_pictures_they_are_in_their_batch(tmp_path: Path, stretch: int, size: int) -> None:
+    """Also after pictures that left room, which had been given, empty; and what was put there stays."""
+    broken, contents = b"BM" + bytes(100), [grey(100 + i) for i in range(40)]
+    for place in (3, 4, 17, 30):
+        contents[place] = broken
+    with Decoders(SPEC, 2, stretch=stretch) as decoders:
+        made = run(files(tmp_path, [*contents, contents[0]]), decoders, size)
+    told = summary(made)
+    assert [one for one in told if isinstance(one, int)] == [100 + i for i in range(40) if contents[i] != broken]
+    assert [i for i, one in enumerate(told) if isinstance(one, str)] == [3, 4, 17, 30]
+    assert all(batch.pixels is None or batch.pixels.flags.c_contiguous for batch in made)
+
+
+def test_a_batch_of_what_lies_together_is_no_copy() -> None:
+    room = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    for rows in ([0], [0, 1, 2, 3, 4, 5, 6, 7], [3, 4, 5]):
+        made = batches_module._joined([room[row] for row in rows])
+        assert made is not None
+        assert np.array_equal(made, room[rows])
+        assert np.shares_memory(made, room)
+
+
+def test_what_lies_in_two_arrays_is_not_taken_for_one() -> None:
+    """Even where one begins as the other ends."""
+    memory = bytearray(np.random.default_rng(0).integers(0, 256, 96, np.uint8))
+    one, other = (np.ndarray((2, 2, 2, 3), np.uint8, memory, start) for start in (0, 24))
+    made = batches_module._joined([one[1], other[0], other[1]])
+    assert made is not None
+    assert np.array_equal(made, np.stack([one[1], other[0], other[1]]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=20))
+def test_whatever_lies_anywhere_is_joined_in_order(places: list[tuple[int, int]]) -> None:
+    rng = np.random.default_rng(0)
+    rooms = [rng.integers(0, 256, (6, 2, 2, 3), np.uint8) for _ in range(3)]
+    lone = [rng.integers(0, 256, (2, 2, 3), np.uint8) for _ in range(6)]
+    pictures = [rooms[room][row] if room < 3 else lone[row] for room, row in places]
+    made = batches_module._joined(pictures)
+    assert made is not None
+    assert np.array_equal(made, np.stack(pictures))
