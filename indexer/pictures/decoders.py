@@ -43,9 +43,9 @@ class Decoders:
         self.preprocess = preprocess
         self.count = count
         self.limits = limits or Limits()
-        self._rows = _rows((stretch, *preprocess.size, 3))
         self._workers = [Worker(preprocess, self.limits, exact) for _ in range(count)]
         self._lock = threading.RLock()  # for what follows
+        self._rows = _rows((stretch, *preprocess.size, 3))
         self._waiting: deque[Job] = deque()
         self._again: deque[Job] = deque()  # to be decoded alone; they count as running
         self._thread: threading.Thread | None = None
@@ -60,8 +60,8 @@ class Decoders:
 
         The future's error is a PictureError, or an IndexerError where no decoding process can be started.
         """
-        job = Job(data, kind, Future(), next(self._rows))
         with self._lock:
+            job = Job(data, kind, Future(), next(self._rows))
             if self._closing:
                 job.future.cancel()
                 return job.future

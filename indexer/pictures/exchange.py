@@ -50,7 +50,7 @@ def put(shared: int, data: bytes, place: int = 0) -> int:
 def take_into(shared: int, rooms: Sequence[bytearray | memoryview]) -> None:
     """Fill one room after the other with its first bytes, in one go. Raises ValueError where there are fewer."""
     size = sum(memoryview(room).nbytes for room in rooms)
-    if os.preadv(shared, rooms, 0) != size:
+    if size and os.preadv(shared, rooms, 0) != size:
         raise ValueError(size)
 
 
