@@ -280,15 +280,20 @@ class Connection:
         return row[0]
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run a statement with VALUES {} over all rows, many at a time: SQLite lets other threads run meanwhile."""
+        """Run a statement with VALUES {} over all rows, many at a time: SQLite lets other threads run meanwhile.
+
+        Statements are of a few lengths only, since sqlite3 keeps the last hundred of them.
+        """
         if not rows:
             return
         width = len(rows[0])
         one, at_once = f"({','.join('?' * width)})", IN_ONE_STATEMENT // width
         with translated(self.path):
-            for start in range(0, len(rows), at_once):
-                part = rows[start : start + at_once]
+            start = 0
+            while left := len(rows) - start:
+                part = rows[start : start + (at_once if left >= at_once else 1 << left.bit_length() - 1)]
                 self.sqlite.execute(sql.format(",".join([one] * len(part))), list(itertools.chain.from_iterable(part)))
+                start += len(part)
 
     def rows_in(self, sql: str, values: Sequence[Any], first: Sequence[Any] = ()) -> Iterator[Any]:
         """Rows of a statement with an IN ({}) of any length."""

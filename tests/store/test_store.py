@@ -8,12 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound, InvalidArgument, WrongFormat
 from indexer.records import Source, Stamp
 from indexer.store import handles
+from indexer.store.connection import Connection
 from indexer.store.filters import balanced
 from indexer.store.rows import Refusal
 from indexer.store.sqlite_errors import code_of, translated
@@ -248,3 +250,27 @@ def test_only_what_is_its_fault_is_blamed_on_a_condition(catalog: Catalog, pictu
     (catalog.folder / FILE).write_bytes(data)
     with closing(Store.open(catalog.folder, readonly=True)) as store, pytest.raises(CatalogDamaged, match="malformed"):
         store.images.where("width > 1", None)
+
+
+@pytest.mark.parametrize("width", [1, 5, 10])
+def test_any_number_of_rows_is_written_by_statements_of_a_few_lengths(tmp_path: Path, width: int) -> None:
+    """sqlite3 keeps what it has prepared, and statements of hundreds of values are large."""
+    conn = sqlite3.connect(":memory:")
+    conn.execute(f"CREATE TABLE made (id INTEGER PRIMARY KEY, {', '.join(f'c{i}' for i in range(width))})")
+    prepared: set[str] = set()
+
+    class Recorder:
+        def execute(self, sql: str, values: list[object]) -> None:
+            prepared.add(sql)
+            conn.execute(sql, values)
+
+    store = SimpleNamespace(path=tmp_path, sqlite=Recorder())
+    names = ", ".join(f"c{i}" for i in range(width))
+    done = 0
+    for count in range(400):
+        rows = [[done + row] * width for row in range(count)]
+        Connection.many(store, f"INSERT INTO made ({names}) VALUES {{}}", rows)  # type: ignore[arg-type]
+        done += count
+    assert [value for (value,) in conn.execute("SELECT c0 FROM made ORDER BY id")] == list(range(done))
+    assert len(prepared) <= 10
+    conn.close()
