@@ -50,8 +50,8 @@ def make(factory: str, dim: int) -> Nominator:
         raise InvalidArgument(f"An index '{factory}' finds nothing. Give it a list or more, or two links or more.")
     if not nominator.can_search:
         raise InvalidArgument(
-            f"An index '{factory}' cannot be searched as --where or a recall demand. Give flat, ivf, hnsw, or a string "
-            "that begins with lists (IVF1024,...)."
+            f"An index '{factory}' cannot be searched with a filter, nor more or less thoroughly. "
+            "Give flat, ivf, hnsw, or a string that begins with lists (IVF1024,...)."
         )
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:  # which faiss does not have for every kind of codes
         raise InvalidArgument(f"An index '{factory}' does not find the most similar. Give flat, ivf, hnsw, or another.")

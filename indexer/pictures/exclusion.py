@@ -10,19 +10,19 @@ from glob import escape
 
 from ..errors import InvalidArgument
 
-LeaveOut = Callable[[bytes, bytes], bool]
-"""Whether to leave out what is in a folder, whose path ends in a slash, under a name."""
+Excludes = Callable[[bytes, bytes], bool]
+"""Whether what is in a folder, whose path ends in a slash, under a name, is left out."""
 
 
-def settled_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
+def resolved(patterns: Iterable[str]) -> tuple[str, ...]:
     """Patterns as they are remembered: a path, which is as seen from the current folder, becomes absolute.
 
     Raises InvalidArgument for one that fits no name.
     """
-    return tuple(dict.fromkeys(map(_settled, patterns)))
+    return tuple(dict.fromkeys(map(_resolved, patterns)))
 
 
-def _settled(pattern: str) -> str:
+def _resolved(pattern: str) -> str:
     name = pattern.rstrip("/")
     if name in ("", ".", ".."):
         raise InvalidArgument(
@@ -32,7 +32,7 @@ def _settled(pattern: str) -> str:
 
 
 class Exclusion:
-    """Some patterns, as fnmatch has them: of names, or with a slash of absolute paths. See settled_patterns()."""
+    """Some patterns, as fnmatch has them: of names, or with a slash of absolute paths. See resolved()."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         """Without any, nothing is left out."""
@@ -40,12 +40,13 @@ class Exclusion:
         self._names = _any_of(pattern for pattern in patterns if "/" not in pattern)
         self._paths = _any_of(pattern for pattern in patterns if "/" in pattern)
 
-    def leave_out(self) -> LeaveOut | None:
+    @property
+    def excludes(self) -> Excludes | None:
         """What a walk asks of everything that it meets; None where that is nothing."""
         return self.fits if self.patterns else None
 
     def fits(self, folder: bytes, name: bytes) -> bool:
-        """See LeaveOut."""
+        """See Excludes."""
         return bool(
             (self._names and self._names.match(os.fsdecode(name)))
             or (self._paths and self._paths.match(os.fsdecode(folder + name)))

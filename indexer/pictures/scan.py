@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..errors import PictureError
 from ..records import FoundFile, Source, Stamp, Unlisted
-from .exclusion import LeaveOut
+from .exclusion import Excludes
 
 MAX_FILE_BYTES = 1 << 30
 # a file this close to now may be written again without its times moving (FAT keeps two seconds)
@@ -93,47 +93,47 @@ class Refused(NamedTuple):
     reason: str | None
 
 
-def walk(root: bytes, below: bytes = b"", leave_out: LeaveOut | None = None) -> Iterator[FoundFile | Unlisted]:
+def walk(root: bytes, below: bytes = b"", excludes: Excludes | None = None) -> Iterator[FoundFile | Unlisted]:
     """Every regular file below a root (or below one folder of it), ordered by the bytes of its path.
 
-    Hidden files and folders are passed over, and what leave_out says; symbolic links are not followed. A folder that
+    Hidden files and folders are passed over, and what excludes says; symbolic links are not followed. A folder that
     cannot be listed comes as Unlisted, in its place; so does one that vanishes meanwhile, and a file that cannot be
     looked at.
     """
-    return chain.from_iterable(_runs(root, below, leave_out))
+    return chain.from_iterable(_runs(root, below, excludes))
 
 
-def _runs(root: bytes, below: bytes, leave_out: LeaveOut | None) -> Iterator[_Run]:
+def _runs(root: bytes, below: bytes, excludes: Excludes | None) -> Iterator[_Run]:
     # one open listing for each folder on the way down; no recursion, since a tree may be deeper than Python's stack
-    listings = [_listing(root, below, leave_out)]
+    listings = [_listing(root, below, excludes)]
     while listings:
         for item in listings[-1]:
             if isinstance(item, bytes):
-                listings.append(_listing(root, item, leave_out))
+                listings.append(_listing(root, item, excludes))
                 break
             yield item
         else:
             listings.pop()
 
 
-def _listing(root: bytes, below: bytes, leave_out: LeaveOut | None) -> Iterator[_Run | bytes]:
+def _listing(root: bytes, below: bytes, excludes: Excludes | None) -> Iterator[_Run | bytes]:
     """The files of one folder, many at a time, and, each in its place, the paths of the folders in it."""
     prefix = below + b"/" if below else b""
     try:
-        yield from _shown(os.path.join(root, below) if below else root, prefix, leave_out)
+        yield from _shown(os.path.join(root, below) if below else root, prefix, excludes)
     except OSError as error:
         yield [Unlisted(prefix, why(error, "list"))]
 
 
-def _shown(folder: bytes, prefix: bytes, leave_out: LeaveOut | None) -> Iterator[_Run | bytes]:
+def _shown(folder: bytes, prefix: bytes, excludes: Excludes | None) -> Iterator[_Run | bytes]:
     """The same of a folder that can be listed, without what is passed over.
 
     A folder's name sorts as if it ended in a slash, where its files' paths will: so a walk is ordered by whole paths.
     """
     names = sorted({name for name in os.listdir(folder) if name[:1] != b"." and name not in PASSED_OVER})
     start = os.path.join(folder, b"")
-    if leave_out is not None:
-        names = [name for name in names if not leave_out(start, name)]
+    if excludes is not None:
+        names = [name for name in names if not excludes(start, name)]
     folders: list[bytes] = []  # seen, and to come when it is their turn
     by_listing: frozenset[bytes] | None = None
     run: _Run = []
@@ -171,7 +171,7 @@ def _folders_in(folder: bytes) -> frozenset[bytes]:
         return frozenset(entry.name for entry in listing if entry.is_dir(follow_symlinks=False))
 
 
-def find(root: bytes, below: bytes = b"", leave_out: LeaveOut | None = None) -> Iterator[FoundFile | Unlisted]:
+def find(root: bytes, below: bytes = b"", excludes: Excludes | None = None) -> Iterator[FoundFile | Unlisted]:
     """The same where `below` may also be a single file."""
     full = os.path.join(root, below)
     try:
@@ -181,7 +181,7 @@ def find(root: bytes, below: bytes = b"", leave_out: LeaveOut | None = None) -> 
     if stat.S_ISREG(status.st_mode):
         return iter([FoundFile(below, *stamp_of(status))])
     if stat.S_ISDIR(status.st_mode):
-        return walk(root, below, leave_out)
+        return walk(root, below, excludes)
     link = stat.S_ISLNK(status.st_mode)
     return iter(
         [Unlisted(below, "a symbolic link, and those are not followed" if link else "neither a file nor a folder")]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..files import changing, remove_left_over, sync_folder
 from ..records import ModelId, Preprocess, Stamp
-from . import checksums, leaving_out, seal, vectors
+from . import checksums, exclude, seal, vectors
 from .connection import read_as_present
 from .sqlite_errors import translated
 from .store import FILE, Store
@@ -94,7 +94,7 @@ def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[
             )
     with suppress(sqlite3.Error, ValueError, KeyError, TypeError):
         ((value,),) = map(_texts, old.execute("SELECT value FROM meta WHERE key = 'exclude'"))
-        leaving_out.unpack(value)
+        exclude.unpack(value)
         target.execute("INSERT INTO meta (key, value) VALUES ('exclude', ?)", (value,))
     fingerprinted = _copy_fingerprints(old, target, digests)
     _copy_vectors(old, target, fingerprinted, {number: int(row[8]) for number, row in models.items()})

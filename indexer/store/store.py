@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import CatalogDamaged, CatalogError, CatalogNotFound
 from ..files import require_local
 from ..records import Fingerprint, ModelId, PictureInfo, Preprocess, Skipped, Source, Stamp
-from . import checksums, leaving_out, seal, vectors
+from . import checksums, exclude, seal, vectors
 from .connection import BUSY_SECONDS, Connection
 from .fingerprint_rows import FingerprintRows
 from .image_rows import ImageRows
@@ -282,7 +282,7 @@ class Store(Connection):
         """Patterns of what builds leave out. Raises CatalogDamaged where that is not as it was written."""
         row = self.row("SELECT value FROM meta WHERE key = 'exclude'")
         try:
-            return leaving_out.unpack(row[0]) if row else ()
+            return exclude.unpack(row[0]) if row else ()
         except (ValueError, KeyError, TypeError):
             raise CatalogDamaged(
                 f"What builds leave out is damaged in {self.path}. Mend it with: indexer verify --repair; "
@@ -292,7 +292,7 @@ class Store(Connection):
     def remember_exclude(self, patterns: Sequence[str]) -> None:
         """Have builds leave out what fits these."""
         with self.writing():
-            value = leaving_out.pack(patterns)
+            value = exclude.pack(patterns)
             self.sqlite.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('exclude', ?)", [value])
 
     # -- what people said ------------------------------------------------------------------------------------------

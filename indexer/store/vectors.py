@@ -21,6 +21,7 @@ def pack(rows: Sequence[npt.NDArray[np.float32]], digests: Sequence[bytes]) -> l
 
     Raises ValueError for a vector without a direction, which must never enter the store.
     """
+    # numpy.stack would let other threads run at every row, and wait for them
     stacked = np.frombuffer(b"".join([row.data for row in rows]), np.float32).reshape(len(rows), len(rows[0]))
     if not have_direction(stacked).all():
         raise ValueError("a vector that is zero or not finite cannot be stored")

@@ -19,7 +19,7 @@ from ..neighbours.choosing import Wish
 from ..pictures.batches import CHUNK, Batch, batches
 from ..pictures.decode import MAX_PIXELS, abilities
 from ..pictures.decoders import Decoders
-from ..pictures.exclusion import Exclusion, settled_patterns
+from ..pictures.exclusion import Exclusion, resolved
 from ..pictures.prepare import Limits
 from ..pictures.scan import UNSETTLED, Refused, find, settled
 from ..preprocess import Pixels
@@ -45,7 +45,7 @@ SAFE_REMOVAL = 0.10
 class BuildOptions:
     """How to build. workers None: one decoding process a core. neighbours, optimize: see nearest.refresh().
 
-    exclude: patterns of what to leave out from now on, see settled_patterns(); None: those that the catalog remembers.
+    exclude: patterns of what to leave out from now on, see exclusion.resolved(); None: what the catalog remembers.
     """
 
     prune: bool = False
@@ -132,6 +132,8 @@ class _Build:
         if self.options.dry_run:
             self._count_only(survey)
         else:
+            if self.exclusion.patterns != self.store.exclude:  # only now: what was compared has not been refused
+                self.store.remember_exclude(self.exclusion.patterns)
             before = self.store.generation
             self._read_all(survey)
             self._remove(survey, before, places)
@@ -146,17 +148,15 @@ class _Build:
         vouch(self.folder)
 
     def _exclusion(self, places: Sequence[Place]) -> Exclusion:
-        """What to leave out, remembered where it is new."""
-        before, wanted = self.store.exclude, self.options.exclude
-        exclusion = Exclusion(before if wanted is None else settled_patterns(wanted))
+        """What to leave out. Raises InvalidArgument where a place lies in that."""
+        wanted = self.options.exclude
+        exclusion = Exclusion(self.store.exclude if wanted is None else resolved(wanted))
         for place in places:
             if left_out := exclusion.around(place.root, place.below):
                 raise InvalidArgument(
                     f"{os.fsdecode(left_out)} is left out of this catalog ({' '.join(exclusion.patterns)}). "
                     "Say anew what to leave out with --exclude; nothing with --exclude ''."
                 )
-        if exclusion.patterns != before and not self.options.dry_run:
-            self.store.remember_exclude(exclusion.patterns)
         return exclusion
 
     # -- comparing -------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class _Build:
         root_id: None for a root that a dry run does not add.
         """
         there = os.path.lexists(place.full)
-        found = find(place.root, place.below, self.exclusion.leave_out()) if there else iter(())
+        found = find(place.root, place.below, self.exclusion.excludes) if there else iter(())
         seen = lost = 0
         unlisted: bytes | None = None
         for item in _merge(found, known):

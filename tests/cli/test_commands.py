@@ -379,6 +379,7 @@ def test_embed_skips_what_has_no_vector(run: Run, pictures: Path, black: Path, t
     assert report["shape"] == list(rows.shape)
     assert len(rows) == 2
     assert np.isfinite(rows).all()
+    assert run("embed", black, "-o", "none.npy", *tokens).code == 1
 
 
 def test_build_leaves_out_what_it_is_told_to(run: Run, pictures: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from indexer.errors import InvalidArgument
-from indexer.pictures.exclusion import Exclusion, settled_patterns
+from indexer.pictures.exclusion import Exclusion, resolved
 from indexer.pictures.scan import find
 from indexer.records import FoundFile
 
@@ -24,8 +24,8 @@ def tree(tmp_path: Path) -> Path:
 
 
 def left(tree: Path, *patterns: str, below: str = "") -> set[str]:
-    exclusion = Exclusion(settled_patterns(patterns))
-    found = list(find(os.fsencode(tree), os.fsencode(below), exclusion.leave_out()))
+    exclusion = Exclusion(resolved(patterns))
+    found = list(find(os.fsencode(tree), os.fsencode(below), exclusion.excludes))
     assert all(isinstance(file, FoundFile) for file in found)
     paths = [file.path for file in found]
     assert paths == sorted(paths)
@@ -34,7 +34,7 @@ def left(tree: Path, *patterns: str, below: str = "") -> set[str]:
 
 def test_without_patterns_nothing_is_left_out(tree: Path) -> None:
     assert left(tree) == set(FILES)
-    assert Exclusion(()).leave_out() is None
+    assert Exclusion(()).excludes is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_what_is_special_in_the_current_folder_s_name_is_not(tmp_path: Path, mon
 @pytest.mark.parametrize("pattern", ["", "/", ".", "..", "./"])
 def test_a_pattern_that_fits_no_name_is_refused(pattern: str) -> None:
     with pytest.raises(InvalidArgument, match="leaves nothing or everything out"):
-        settled_patterns([pattern])
+        resolved([pattern])
 
 
 def test_a_place_below_what_is_left_out(tree: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -250,6 +251,20 @@ def test_only_what_is_its_fault_is_blamed_on_a_condition(catalog: Catalog, pictu
     (catalog.folder / FILE).write_bytes(data)
     with closing(Store.open(catalog.folder, readonly=True)) as store, pytest.raises(CatalogDamaged, match="malformed"):
         store.images.where("width > 1", None)
+
+
+def test_which_contents_have_a_vector_is_asked_of_the_current_model(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    with closing(Store.open(catalog.folder)) as store:
+        digests = [digest for (digest,) in store.rows("SELECT sha256 FROM contents")]
+        first = store.model()
+        assert first is not None
+        assert store.with_vector([*digests, bytes(32)]) == set(digests)
+        for name in ("a", "z"):  # whichever comes first
+            store.use_model(replace(first.id, name=name), "another", [])
+            assert store.with_vector(digests) == set()
+        store.use_model(first.id, first.source, [])
+        assert store.with_vector(digests) == set(digests)
 
 
 @pytest.mark.parametrize("width", [1, 5, 10])

@@ -78,6 +78,7 @@ def test_much_is_forgotten_only_when_that_is_meant(catalog: Catalog, pictures: P
     with pytest.raises(UnsafeRemoval, match="empty but for what is left out"):
         catalog.build([pictures], exclude=["*"])
     assert len(catalog) == 4
+    assert catalog.info().exclude == ("sub",)  # what was refused is not remembered
 
 
 def test_a_path_is_left_out(catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
