@@ -391,6 +391,8 @@ class BuildReport:
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     """What the embedder has decided by itself: that it has compiled, that memory ran out."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of what was left out."""
 
     @property
     def images_per_second(self) -> float:

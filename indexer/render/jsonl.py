@@ -45,6 +45,7 @@ def build(report: BuildReport) -> dict[str, Any]:
     found["images_per_second"] = round(report.images_per_second, 2)
     new = [skip(item) for item in report.new_skipped]
     said = {"warnings": list(report.warnings), "remarks": list(report.remarks)}
+    said["exclude"] = list(report.exclude)
     return {**found, "new_skipped": new, "dry_run": report.dry_run, **said}
 
 

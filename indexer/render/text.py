@@ -83,6 +83,7 @@ def build(report: BuildReport) -> Iterator[str]:
             f"Would read {plural(report.added, 'new file')} and {report.changed:,} changed, "
             f"and forget {report.removed:,}; {report.unchanged:,} unchanged. Nothing was done."
         )
+        yield from _left_out(report)
         return
     different = "" if report.contents == report.images else f", {report.contents:,} of them different"
     yield f"{plural(report.images, 'picture')} in {printable(report.catalog)}{different}"
@@ -100,12 +101,18 @@ def build(report: BuildReport) -> Iterator[str]:
         )
     else:
         yield f"  nothing to embed ({report.seconds:.2f} s)"
+    yield from _left_out(report)
     yield from (f"  {printable(remark)}" for remark in report.remarks)
     if report.new_skipped:
         yield f"Skipped {plural(len(report.new_skipped), 'new file')}:"
         yield from (f"  {line}" for line in skips(report.new_skipped[:SHOWN_SKIPS]))
         if len(report.new_skipped) > SHOWN_SKIPS:
             yield f"  ... and {len(report.new_skipped) - SHOWN_SKIPS:,} more; see: indexer skips"
+
+
+def _left_out(report: BuildReport) -> Iterator[str]:
+    if report.exclude:
+        yield printable(f"  left out: {', '.join(report.exclude)}")
 
 
 def skips(items: Iterable[Skipped]) -> Iterator[str]:

@@ -410,6 +410,7 @@ class _Build:
             dry_run=self.options.dry_run,
             warnings=tuple(tally.warnings),
             remarks=tuple(self.embedder.remarks) if self.embedder else (),
+            exclude=self.exclusion.patterns,
         )
 
 
@@ -537,10 +538,12 @@ def _is_below(path: bytes, folder: bytes) -> bool:
 
 
 def _emptied(folder: bytes, lost: int, exclusion: Exclusion | None = None) -> str:
-    but = " but for what is left out" if exclusion and exclusion.patterns else ""
+    but, hint = "", "Mount its disk"
+    if exclusion and exclusion.patterns:
+        but, hint = " but for what is left out", f"{hint}, or leave out less with --exclude"
     return (
         f"The folder {os.fsdecode(folder)} is empty{but}, but the catalog knows {lost:,} files in it; they are kept. "
-        "Mount its disk; or forget them with --prune."
+        f"{hint}; or forget them with --prune."
     )
 
 

@@ -387,12 +387,16 @@ def test_build_leaves_out_what_it_is_told_to(run: Run, pictures: Path) -> None:
     assert lines(done.out)[0]["added"] == 3
     assert json.loads(run("info", "--json").out)["exclude"] == [str(pictures / "sub"), "*.jpg"]
     assert run("info").out.count("left out") == 2
-    assert lines(run("build", "--json").out)[0]["unchanged"] == 3
+    for words in (["build"], ["build", "--dry-run"]):
+        assert f"left out: {pictures / 'sub'}, *.jpg\n" in run(*words).out
+    (report,) = lines(run("build", "--json").out)
+    assert (report["unchanged"], report["exclude"]) == (3, [str(pictures / "sub"), "*.jpg"])
     refused = run("build", pictures / "sub")
     assert (refused.code, refused.err.count("--exclude")) == (1, 2)
     assert run("build", "--exclude", "/").code == 1
     assert lines(run("build", "--exclude", "", "--json").out)[0]["added"] == 3
     assert json.loads(run("info", "--json").out)["exclude"] == []
+    assert "left out" not in run("build").out
 
 
 def test_embed_without_any_vector_leaves_what_is_there(run: Run, pictures: Path, black: Path) -> None:
