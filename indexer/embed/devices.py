@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 from ..errors import InvalidArgument
 from ..records import FLOAT, INT8, Preprocess
-from .linears import Int8Linears, best_linears, can_int8
+from .linears import Int8Linears, best_linears, can_int8, multiplies_bf16
 
 # int8 is for the products alone; what lies between them stays in fp32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, INT8: torch.float32}
@@ -58,10 +57,7 @@ def choose_batch_size(device: torch.device, preprocess: Preprocess) -> int:
 
 
 def choose_precision(wanted: str, device: torch.device, numerics: str = FLOAT) -> str:
-    """'fp32', 'bf16', 'fp16' or 'int8'; 'auto' is what the device does well and gives vectors of such numerics.
-
-    bf16 on a CPU without matrix units is several times slower than fp32, so it is chosen with AMX only.
-    """
+    """'fp32', 'bf16', 'fp16' or 'int8'; 'auto' is what the device does well and gives vectors of such numerics."""
     if wanted not in (*DTYPES, "auto"):
         raise InvalidArgument(f"There is no precision '{wanted}'. Use auto, {', '.join(DTYPES)}.")
     if wanted == INT8 or (wanted == "auto" and numerics == INT8):
@@ -75,17 +71,14 @@ def choose_precision(wanted: str, device: torch.device, numerics: str = FLOAT) -
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 cannot tell
-    if device.type == "cpu" and capabilities.get("amx_bf16"):
-        return "bf16"
-    return "fp32"
+    return "bf16" if device.type == "cpu" and multiplies_bf16() else "fp32"
 
 
 def kernels(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Within what a model of this precision runs."""
     if precision == INT8:
         return Int8Linears()
-    linears = best_linears() if device.type == "cpu" and precision == "fp32" else None
+    linears = best_linears(DTYPES[precision]) if device.type == "cpu" else None
     return linears() if linears else nullcontext()
 
 

@@ -4,7 +4,8 @@ Torch gives fp32 products to MKL, which does less than it could on processors th
 knows who does more; `benchmarks/build.py` measures the whole model.
 
 PackedLinears: for AMD processors with AVX-512, where MKL keeps to 256 bits; oneDNN, which torch has too and uses for
-bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s against 470.
+bf16, does not. Measured on two Zen 5 cores: 210 GFLOP/s against 470. For bf16 on all processors that multiply it:
+torch would have oneDNN lay the weights out anew for every batch.
 
 OpenBlasLinears: for AMD processors without (Zen 3: 1.1 x of MKL, where oneDNN has 0.9 x), since numpy comes with it.
 On one core; where several share a product it is the slower one.
@@ -15,7 +16,8 @@ quantized tensors, which are on their way out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,12 @@ _TINY = 1e-30  # instead of a step of zero, where all numbers of a row are alike
 
 
 class _Linears(TorchFunctionMode):
-    """Within it, every linear layer in fp32 that has rows to work on is computed by _product()."""
+    """Within it, every linear layer of one type that has rows to work on is computed by _product()."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        """dtype: of the rows and the weights that are taken; others are left to torch."""
+        super().__init__()
+        self._dtype = dtype
 
     def __torch_function__(
         self,
@@ -48,7 +55,7 @@ class _Linears(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def _linear(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        if not isinstance(weight, torch.nn.Parameter) or input.dtype != torch.float32 or not input.numel():
+        if not isinstance(weight, torch.nn.Parameter) or input.dtype != self._dtype or not input.numel():
             return torch.nn.functional.linear(input, weight, bias)
         return self._product(input, weight, bias)
 
@@ -57,11 +64,11 @@ class _Linears(TorchFunctionMode):
 
 
 class PackedLinears(_Linears):
-    """Linear layers in fp32 run on oneDNN, their weights laid out for that once."""
+    """Linear layers in fp32 or bf16 run on oneDNN, their weights laid out for that once."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         """Nothing is packed before it is used."""
-        super().__init__()
+        super().__init__(dtype)
         self._packed: dict[torch.Tensor, torch.Tensor] = {}  # tensors hash by identity, and this keeps them alive
 
     def _product(self, input: torch.Tensor, weight: torch.nn.Parameter, bias: torch.Tensor | None) -> torch.Tensor:
@@ -135,15 +142,17 @@ def _quantise(weight: torch.Tensor) -> _Quantised:
     return _Quantised(packed, steps, torch.zeros(len(steps), dtype=torch.int64), whole.sum(1) * steps)
 
 
-def best_linears(cpuinfo: Path = Path("/proc/cpuinfo")) -> type[PackedLinears | OpenBlasLinears] | None:
-    """What does fp32 products best on this processor, with this torch and this numpy; None: torch as it is.
+def best_linears(
+    dtype: torch.dtype = torch.float32, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> Callable[[], PackedLinears | OpenBlasLinears] | None:
+    """What does products of a type best on this processor, with this torch and this numpy; None: torch as it is.
 
     The answer depends on the machine alone, never on a timing.
     """
-    try:
-        if "AuthenticAMD" not in cpuinfo.read_text():
-            return None
-    except OSError:
+    if dtype == torch.bfloat16:
+        packed = functools.partial(PackedLinears, dtype)
+        return packed if multiplies_bf16() and _works(packed, 0.0, dtype) else None
+    if dtype != torch.float32 or not _is_amd(cpuinfo):
         return None
     capability = torch.backends.cpu.get_cpu_capability()
     if capability == "AVX512":
@@ -152,17 +161,33 @@ def best_linears(cpuinfo: Path = Path("/proc/cpuinfo")) -> type[PackedLinears | 
     return OpenBlasLinears if capability == "AVX2" and "openblas" in blas else None
 
 
+def multiplies_bf16() -> bool:
+    """Whether this processor has instructions for products of bf16, as AMX and AVX512-BF16 are.
+
+    With them bf16 is up to twice as fast as fp32, or more; without them several times slower.
+    """
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 cannot tell
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
+
+
 def can_int8() -> bool:
     """Whether this build of torch has the operators of Int8Linears."""
     return _works(Int8Linears, 0.01)
 
 
-def _works(linears: Callable[[], _Linears], tolerance: float) -> bool:
+def _is_amd(cpuinfo: Path) -> bool:
+    try:
+        return "AuthenticAMD" in cpuinfo.read_text()
+    except OSError:
+        return False
+
+
+def _works(linears: Callable[[], _Linears], tolerance: float, dtype: torch.dtype = torch.float32) -> bool:
     """Whether operators that are not promised in every build of torch are there, and right to within a tolerance."""
-    weight = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4) / 11, requires_grad=False)
+    weight = torch.nn.Parameter((torch.arange(12.0).reshape(3, 4) / 11).to(dtype), requires_grad=False)
     try:
         with torch.inference_mode(), linears():
-            product = torch.nn.functional.linear(torch.eye(4), weight)
+            product = torch.nn.functional.linear(torch.eye(4, dtype=dtype), weight)
             return torch.allclose(product, weight.T, rtol=0.0, atol=tolerance)
     except (AttributeError, RuntimeError):
         return False

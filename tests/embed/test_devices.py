@@ -18,18 +18,18 @@ CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda:0"), torch.device("mps"
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither CUDA nor MPS nor matrix units, until a test says otherwise."""
+    """Neither CUDA nor MPS nor products of bf16, until a test says otherwise."""
     has(monkeypatch)
 
 
 def has(
-    monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, bf16: bool = False, mps: bool = False, amx: bool = False
+    monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, bf16: bool = False, mps: bool = False, cpu: str = "avx2"
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType({"amx_bf16": amx}), raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType({cpu: True}), raising=False)
 
 
 def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +65,10 @@ def test_one_gpu_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda:2")
 
 
-def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("instructions", ["amx_bf16", "avx512_bf16"])
+def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch, instructions: str) -> None:
     assert [choose_precision("auto", device) for device in (CPU, CUDA, MPS)] == ["fp32", "fp16", "fp32"]
-    has(monkeypatch, bf16=True, amx=True)
+    has(monkeypatch, bf16=True, cpu=instructions)
     assert [choose_precision("auto", device) for device in (CPU, CUDA, MPS)] == ["bf16", "bf16", "fp32"]
 
 

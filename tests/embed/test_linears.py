@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,41 @@ def test_other_types_and_weights_that_are_no_parameters_are_left_to_torch(kind: 
         assert torch.nn.functional.linear(rows, weight)[0, 0] == 16
 
 
+def can_pack_bf16() -> bool:
+    return linears._works(functools.partial(PackedLinears, torch.bfloat16), 0.0, torch.bfloat16)
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not can_pack_bf16(), reason="this torch has no bf16 products for this processor")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(197, 64), (2, 197, 64), (1, 64), (64,), (0, 64)])
+def test_a_product_of_bf16_is_as_good_as_torchs(shape: tuple[int, ...], bias: bool) -> None:
+    layer, rows = torch.nn.Linear(64, 192, bias=bias).bfloat16(), torch.randn(shape).bfloat16()
+    plain = layer(rows)
+    mode = PackedLinears(torch.bfloat16)
+    for _ in range(2):
+        with mode:
+            product = layer(rows)
+        assert (product.shape, product.dtype) == (plain.shape, torch.bfloat16)
+        assert torch.allclose(product, plain, atol=2**-7)  # numbers near 1 have steps of 2**-8 and 2**-7
+    assert len(mode._packed) == (rows.numel() > 0)
+    with mode:
+        assert layer.float()(rows.float()).dtype == torch.float32  # left to torch
+    assert len(mode._packed) == (rows.numel() > 0)
+
+
+@pytest.mark.skipif(not can_pack_bf16(), reason="this torch has no bf16 products for this processor")
+@pytest.mark.parametrize("instructions", ["amx_bf16", "avx512_bf16"])
+def test_bf16_is_packed_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch, instructions: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instructions: True}, raising=False)
+    best = best_linears(torch.bfloat16)
+    assert best is not None
+    assert (type(best()), best()._dtype) == (PackedLinears, torch.bfloat16)
+    assert best_linears(torch.float16) is None
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instructions: False})
+    assert best_linears(torch.bfloat16) is None
+
+
 def pretend(monkeypatch: pytest.MonkeyPatch, capability: str, blas: str = "scipy-openblas") -> None:
     """Such a processor, and a numpy with such a library."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
@@ -93,14 +129,14 @@ def test_what_is_best_depends_on_the_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, expected: Linears | None
 ) -> None:
     pretend(monkeypatch, capability)
-    assert best_linears(cpuinfo(tmp_path, AMD)) is expected
-    assert best_linears(cpuinfo(tmp_path, AMD.replace("AuthenticAMD", "GenuineIntel"))) is None
-    assert best_linears(tmp_path / "not there") is None  # no Linux
+    assert best_linears(cpuinfo=cpuinfo(tmp_path, AMD)) is expected
+    assert best_linears(cpuinfo=cpuinfo(tmp_path, AMD.replace("AuthenticAMD", "GenuineIntel"))) is None
+    assert best_linears(cpuinfo=tmp_path / "not there") is None  # no Linux
 
 
 def test_a_numpy_with_another_blas_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "AVX2", blas="mkl-sdl")
-    assert best_linears(cpuinfo(tmp_path, AMD)) is None
+    assert best_linears(cpuinfo=cpuinfo(tmp_path, AMD)) is None
 
 
 def test_a_torch_without_these_operators_goes_on_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,21 +145,21 @@ def test_a_torch_without_these_operators_goes_on_as_before(tmp_path: Path, monke
 
     pretend(monkeypatch, "AVX512")
     monkeypatch.setattr(PackedLinears, "_linear", gone)
-    assert best_linears(cpuinfo(tmp_path, AMD)) is None
+    assert best_linears(cpuinfo=cpuinfo(tmp_path, AMD)) is None
 
 
 def test_operators_that_are_a_little_wrong_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "AVX512")
     product = PackedLinears._product
     monkeypatch.setattr(PackedLinears, "_product", lambda self, *given: product(self, *given) + 1e-6)
-    assert best_linears(cpuinfo(tmp_path, AMD)) is None
+    assert best_linears(cpuinfo=cpuinfo(tmp_path, AMD)) is None
 
 
 @pytest.mark.parametrize("best", [PackedLinears, OpenBlasLinears, None])
 def test_the_embedder_uses_what_is_best(
     best: Linears | None, photos: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "best_linears", lambda: best)
+    monkeypatch.setattr(devices, "best_linears", lambda _: best)
     model = eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision="fp32")
     calls: list[type] = []
     linear = linears._Linears._linear
@@ -141,7 +177,7 @@ def test_the_embedder_uses_what_is_best(
 
 
 def test_openblas_has_one_thread_where_torch_has_one(photos: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "best_linears", lambda: OpenBlasLinears)
+    monkeypatch.setattr(devices, "best_linears", lambda _: OpenBlasLinears)
     model = eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision="fp32", batch_size=1)
     seen: list[int] = []
     matmul = np.matmul
