@@ -12,7 +12,7 @@ help:  ## show the targets
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[heif,parquet,thorough]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[heif,parquet,thorough,web]'
 	touch $@
 
 demo: $(READY)  ## build a catalog of data/photos and edited copies, query it, find the copies, write two pages

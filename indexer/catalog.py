@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from .neighbours.choosing import Wish
+    from .pictures.single import Thumbnails
     from .verbs.build import BuildOptions
     from .verbs.nearest import Graph, IndexFiles, Neighbours
     from .verbs.plans import Plan
@@ -418,6 +419,42 @@ class Catalog:
     def skips(self) -> Iterator[Skipped]:
         """The files that could not be indexed, with the reasons, ordered by path."""
         return self._store.skips()
+
+    def images(
+        self,
+        *,
+        after: str | os.PathLike[str] = "",
+        count: int = 60,
+        where: str | None = None,
+        label: str | None = None,
+    ) -> list[ImageRecord]:
+        """A page of images, in the order of iteration: so many of those beyond a path for which a filter holds.
+
+        where, label: as for query().
+        """
+        from .verbs.browse import images
+
+        return images(self._store, os.fsencode(after), count, where, label)
+
+    def holding(self, sha256: str) -> list[ImageRecord]:
+        """Every image with these bytes: a digest in lower-case hex, as in ImageRecord. Raises InvalidArgument."""
+        from .verbs.browse import holding
+
+        return holding(self._store, sha256)
+
+    @staticmethod
+    def read(image: ImageRecord) -> bytes:
+        """The bytes of an image's file, in any thread. Raises PictureError where they are not what was indexed."""
+        from .pictures.single import read_unchanged
+
+        return read_unchanged(image).data
+
+    @staticmethod
+    def thumbnails(side: int) -> Thumbnails:
+        """What makes small JPEGs of images, in any thread: `with Catalog.thumbnails(320) as small: small.of(image)`."""
+        from .pictures.single import Thumbnails
+
+        return Thumbnails(side)
 
     def export(self, file: str | os.PathLike[str]) -> ExportReport:
         """Write vectors and metadata, a row an image: .parquet, .npy (+ .csv), .csv or .jsonl by the ending."""

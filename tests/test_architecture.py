@@ -20,6 +20,7 @@ LEVELS = [
     {"pictures", "embed", "store", "neighbours"},
     {"verbs"},
     {"catalog", "render"},
+    {"web"},
     {"cli"},
 ]
 WITHIN_LOWEST = {("preprocess", "errors"), ("preprocess", "records"), ("files", "errors")}
@@ -56,6 +57,9 @@ DOORS = {
     "rich": {"render/text.py", "cli/common.py", "cli/progress.py"},
     "pyarrow": {"verbs/export.py"},
     "send2trash": {"verbs/trash.py"},
+    "flask": {"web/app.py", "web/server.py"},
+    "werkzeug": {"web/app.py"},
+    "waitress": {"web/server.py"},
 }
 TALKERS = {"print", "input", "exit", "quit"}
 
@@ -101,6 +105,17 @@ def test_imports_point_downwards() -> None:
     assert seen > 50
 
 
+def test_the_web_does_not_reach_past_the_catalog() -> None:
+    reached = {
+        target.split(".")[1]
+        for name, tree in modules()
+        if room(name) == "web"
+        for target in imported(name, tree)
+        if target.startswith("indexer.")
+    }
+    assert reached - {"web"} == {"catalog", "errors", "records", "render"}
+
+
 def test_each_heavy_library_has_its_door() -> None:
     used: dict[str, set[str]] = {library: set() for library in DOORS}
     for name, tree in modules():
@@ -127,7 +142,7 @@ def test_only_the_command_line_talks() -> None:
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import indexer.cli.main", {"torch", "timm", "faiss", "sqlite_utils", "PIL", "rich", "jinja2"}),
+        ("import indexer.cli.main", {"torch", "timm", "faiss", "sqlite_utils", "PIL", "rich", "jinja2", "flask"}),
         ("import indexer", {"torch", "timm", "faiss", "sqlite_utils", "PIL", "rich", "jinja2"}),
         ("import indexer.pictures.serving", {"torch", "timm", "faiss", "sqlite_utils", "rich"}),
     ],

@@ -25,6 +25,7 @@ from .export import export
 from .info import info
 from .models import models
 from .query import query
+from .serve import serve
 from .skips import skips
 from .verify import verify
 
@@ -77,7 +78,11 @@ def cli() -> None:
     """
 
 
-for command in (build, query, dedup, apply, calibrate, classify, embed, models, info, skips, verify, export, bench):
+COMMANDS = (
+    *(build, query, serve, dedup, apply, calibrate, classify, embed),
+    *(models, info, skips, verify, export, bench),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

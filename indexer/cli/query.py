@@ -14,7 +14,7 @@ from . import common
 @common.catalog_option
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many neighbours.")
 @click.option("--min-score", type=common.Number(-1, 1), default=-1.0, show_default=True, help="1 = same.")
-@click.option("--where", metavar="SQL", help='Only images for which this holds, e.g. "width > 1000".')
+@click.option("--where", metavar="SQL", help="Only images for which this holds, e.g. \"format = 'jpeg'\".")
 @click.option("--label", metavar="NAME", help="Only images with this among their five labels.")
 @click.option("--include-self", is_flag=True, help="Also show the queried file itself.")
 @click.option("--html", metavar="FILE", type=common.a_page, help="Write a page with thumbnails.")

@@ -7,14 +7,15 @@ import os
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
+from typing import Self
 
 from ..errors import PictureError
 from ..machine import cores
 from ..preprocess import Pixels
-from ..records import Preprocess
+from ..records import ImageRecord, Preprocess
 from .decoders import Decoders
 from .prepare import Limits, Prepared
-from .scan import read_path
+from .scan import Content, read_path
 
 # files that are read and decoded ahead of the one that is asked for
 _AHEAD = 16
@@ -62,11 +63,53 @@ def shrunk(paths: Sequence[str], side: int, *, exact: bool = True) -> list[Pixel
 
     exact: see fit().
     """
-    whole = Preprocess((side, side), "bilinear", crop_mode="border", mean=(1.0, 1.0, 1.0))
     return [
         _without_border(prepared, side) if isinstance(prepared, Prepared) else None
-        for prepared in prepare_each([os.fsencode(path) for path in paths], whole, Limits(), exact)
+        for prepared in prepare_each([os.fsencode(path) for path in paths], _whole(side), Limits(), exact)
     ]
+
+
+def read_unchanged(image: ImageRecord) -> Content:
+    """An image's file as it was when it was indexed.
+
+    Raises PictureError where it cannot be had, or is another by now.
+    """
+    content = read_path(os.fsencode(image.path))
+    if content.sha256.hex() != image.sha256:
+        raise PictureError("not what was indexed any more", image.path)
+    return content
+
+
+class Thumbnails:
+    """Small JPEGs, one by one, from decoders that stay. Several threads may ask; it is to be closed at the end."""
+
+    def __init__(self, side: int) -> None:
+        """side: pixels of the longer side."""
+        self.side = side
+        self._decoders = Decoders(_whole(side), cores(), Limits(), exact=False)
+
+    def of(self, picture: ImageRecord | str) -> bytes:
+        """A JPEG of an image, or of any file. Raises PictureError as read_unchanged() does, or for what is none."""
+        content = read_unchanged(picture) if isinstance(picture, ImageRecord) else read_path(os.fsencode(picture))
+        prepared = self._decoders.submit(content.data, content.kind).result()
+        return _jpeg(_without_border(prepared, self.side))
+
+    def close(self) -> None:
+        """End the decoders; who waits for a picture gets a PictureError or a CancelledError."""
+        self._decoders.close()
+
+    def __enter__(self) -> Self:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See close()."""
+        self.close()
+
+
+def _whole(side: int) -> Preprocess:
+    """All of a picture, within a square."""
+    return Preprocess((side, side), "bilinear", crop_mode="border", mean=(1.0, 1.0, 1.0))
 
 
 def _without_border(prepared: Prepared, side: int) -> Pixels:

@@ -83,16 +83,17 @@ def _pictures(paths: Iterable[str], side: int = THUMBNAIL) -> dict[str, str | No
 
 def _write(file: Path, template: str, **values: Any) -> None:
     with replacement(file) as temporary, temporary.open("w", encoding="utf-8") as page:
-        page.writelines(_environment().get_template(template).generate(**values))
+        page.writelines(environment().get_template(template).generate(**values))
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where templates are rendered: every value escaped, with the filters that they use."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     made.filters.update(printable=printable, size=size, approximate=approximate, found=found_duplicates)
-    made.filters.update(name=_name, folder=_folder, link=_link)
+    made.filters.update(name=_name, folder=_folder, link=_link, path=_path)
     return made
 
 
@@ -105,7 +106,11 @@ def _folder(path: str) -> str:
 
 
 def _link(path: str) -> str:
-    return "file://" + quote(os.fsencode(os.path.abspath(path)))
+    return "file://" + _path(os.path.abspath(path))
+
+
+def _path(path: str) -> str:
+    return quote(os.fsencode(path))
 
 
 def _data_uri(data: bytes | None) -> str | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from ..records import ImageRecord, Label
 from . import filters
-from .connection import IN_ONE_STATEMENT, Connection, in_parts
+from .connection import CHUNK, IN_ONE_STATEMENT, Connection, in_parts
 from .rows import Ids, Passing, StoredModel, has_vector
 from .sqlite_errors import missing, translated
 
@@ -38,10 +40,9 @@ class ImageRows:
         for root, root_id in self.db.rows("SELECT path, id FROM roots"):
             if not isinstance(root, bytes):
                 raise missing(self.db.path)
-            prefix = root.rstrip(b"/") + b"/"
-            if full.startswith(prefix):
+            if place := _below(root, full):
                 row = self.db.row(
-                    "SELECT id, content_id FROM images WHERE root_id = ? AND path = ?", [root_id, full[len(prefix) :]]
+                    "SELECT id, content_id FROM images WHERE root_id = ? AND path = ?", [root_id, place[1]]
                 )
                 if row:
                     return row[0], row[1]
@@ -107,6 +108,26 @@ class ImageRows:
             records = self._records(part)
             yield [(row[1], records[row[0]]) for row in part]
 
+    def after(self, full: bytes, count: int, passing: Ids | None = None) -> list[ImageRecord]:
+        """The next images beyond an absolute path, in the order of iteration. passing: ids of the only ones."""
+        with closing(self._ids_after(full, passing)) as found:
+            ids = list(islice(found, count))
+        records = self.by_id(ids)
+        return [records[image] for image in ids]
+
+    def _ids_after(self, full: bytes, passing: Ids | None) -> Generator[int, None, None]:
+        roots = self.db.all("SELECT path, id FROM roots ORDER BY path")
+        if not all(isinstance(root, bytes) for root, _ in roots):
+            raise missing(self.db.path)
+        last, within = next((place for root, _ in roots if (place := _below(root, full))), (full, b""))
+        for root, root_id in roots:
+            if root < last:
+                continue
+            sql = "SELECT id FROM images WHERE root_id = ? AND path > ? ORDER BY path"
+            for part in in_parts(self.db.rows(sql, [root_id, within if root == last else b""]), CHUNK):
+                ids = np.array(part, np.int64)[:, 0]
+                yield from (ids if passing is None else ids[np.isin(ids, passing)]).tolist()
+
     def by_id(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
         """Image id -> record; for ids of this state of the catalog. Raises CatalogDamaged where one is not whole."""
         found = self._those(ids)
@@ -147,6 +168,12 @@ class ImageRows:
         for content, text, index, probability in self.db.rows_in(sql, contents):
             found[content] = (*found.get(content, ()), Label(text, index, probability))
         return found
+
+
+def _below(root: bytes, full: bytes) -> tuple[bytes, bytes] | None:
+    """The root, and a path as seen from there; None for one that lies elsewhere."""
+    prefix = root.rstrip(b"/") + b"/"
+    return (root, full[len(prefix) :]) if full.startswith(prefix) else None
 
 
 def _ascending(ids: Ids) -> Ids:

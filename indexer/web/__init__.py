@@ -1,0 +1,1 @@
+"""A web page and an HTTP API over a catalog, for reading: nothing that comes over HTTP changes anything."""

@@ -1,0 +1,271 @@
+"""What is asked over HTTP, and how it is answered. A door to Flask.
+
+Every answer is made for the one page that asks: no other site may embed it, and names of hosts that are not this
+server's are refused, since any name can be made to lead to 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from base64 import b64encode
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import parse_qs
+
+from flask import Flask, Response, abort, request
+from werkzeug.exceptions import HTTPException
+
+from ..catalog import Catalog
+from ..errors import CatalogError, IndexerError, InvalidArgument, PictureError
+from ..records import ImageRecord, QueryResult
+from ..render import jsonl, pages
+from ..render.text import printable
+from .desk import Desk, first_of
+
+# images of a page; neighbours of a picture where nothing is said, as of `indexer query`; of either, where it is
+PAGE, NEIGHBOURS, MOST = 60, 10, 500
+# what may be sent; a file that is indexed may be larger
+MOST_BYTES = 256 << 20
+_STATUS = {InvalidArgument: 400, PictureError: 422, CatalogError: 503}
+_TYPES = {
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "AVIF": "image/avif",
+    "TIFF": "image/tiff",
+    "HEIF": "image/heif",
+}
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",  # addresses hold paths
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def create_app(desk: Desk, hosts: Collection[str]) -> Flask:
+    """The pages and the API over a desk. hosts: names by which the server may be asked, besides its addresses."""
+    app = Flask(__name__, static_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=MOST_BYTES, MAX_FORM_MEMORY_SIZE=1 << 20)
+    app.before_request(partial(_require_own, hosts))
+    app.after_request(_with_headers)
+    app.register_error_handler(IndexerError, _refused)
+    app.register_error_handler(HTTPException, _refused_by_http)
+    for rule, methods, answer in (
+        ("/", ["GET"], _start),
+        ("/like", ["POST"], _like_sent),
+        ("/like/<sha256>", ["GET"], _like),
+        ("/thumbnail/<sha256>", ["GET"], _thumbnail),
+        ("/picture/<sha256>", ["GET"], _picture),
+        ("/api/info", ["GET"], _api_info),
+        ("/api/images", ["GET"], _api_images),
+        ("/api/query", ["GET", "POST"], _api_query),
+    ):
+        app.add_url_rule(rule, answer.__name__, partial(answer, desk), methods=methods)
+    return app
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+def _start(desk: Desk) -> str:
+    asked = _Asked()
+    info = desk.ask(lambda catalog: catalog.info())
+    images = desk.ask(lambda catalog: _images(catalog, asked, PAGE + 1))
+    return pages.start_page(info, images[:PAGE], asked.filters, has_more=len(images) > PAGE)
+
+
+def _like(desk: Desk, sha256: str) -> str:
+    asked = _Asked()
+    image = _copies(desk, sha256)[0]
+    result = desk.ask(partial(_nearest, image.path, asked, PAGE))
+    return pages.like_page(result, asked.filters, image)
+
+
+def _like_sent(desk: Desk) -> str:
+    asked = _Asked()
+    sent = request.files.get("picture")
+    if sent is None or not sent.filename:
+        raise InvalidArgument("No picture was sent. Choose a file first.")
+    with _kept(sent.stream) as path:
+        result = desk.ask(partial(_nearest, path, asked, PAGE))
+        thumbnail = f"data:image/jpeg;base64,{b64encode(desk.thumbnail_of(path)).decode()}"
+    return pages.like_page(QueryResult(sent.filename, result.matches, result.seconds), asked.filters, thumbnail)
+
+
+def _thumbnail(desk: Desk, sha256: str) -> Response:
+    return _unchanging(desk.thumbnail(tuple(_copies(desk, sha256))), "image/jpeg")
+
+
+def _picture(desk: Desk, sha256: str) -> Response:
+    copies = _copies(desk, sha256)
+    answer = _unchanging(first_of(copies, Catalog.read), _TYPES.get(copies[0].format, "application/octet-stream"))
+    answer.headers.set("Content-Disposition", "inline", filename=printable(os.path.basename(copies[0].path)))
+    return answer
+
+
+def _unchanging(data: bytes, kind: str) -> Response:
+    """What a browser need not ask for again: its address names the content."""
+    headers = {"Cache-Control": "private, max-age=86400, immutable"}
+    return Response(data, mimetype=kind, headers=headers)
+
+
+# -- the API -----------------------------------------------------------------------------------------------------------
+
+
+def _json(value: dict[str, Any], status: int = 200) -> Response:
+    return Response(jsonl.dumps(value) + "\n", status, mimetype="application/json")
+
+
+def _api_info(desk: Desk) -> Response:
+    return _json(jsonl.info(desk.ask(lambda catalog: catalog.info())))
+
+
+def _api_images(desk: Desk) -> Response:
+    asked = _Asked()
+    count = asked.number("count", PAGE, 1, MOST)
+    images = desk.ask(lambda catalog: _images(catalog, asked, count))
+    after = images[-1].path if len(images) == count else None
+    return _json({"images": [jsonl.image(image) for image in images], "after": after})
+
+
+def _api_query(desk: Desk) -> Response:
+    asked = _Asked()
+    if request.method == "GET":
+        image = _image(desk, asked)
+        return _json(jsonl.query(desk.ask(partial(_nearest, image.path, asked, NEIGHBOURS))))
+    with _kept(request.stream) as path:
+        found = desk.ask(partial(_nearest, path, asked, NEIGHBOURS))
+    return _json({**jsonl.query(found), "query": None})
+
+
+# -- what both do ------------------------------------------------------------------------------------------------------
+
+
+class _Asked:
+    """The parameters of a request, which are in its address. Bytes that are no Unicode stay what they are."""
+
+    def __init__(self) -> None:
+        text = request.query_string.decode("latin-1")
+        self._values = parse_qs(text, encoding="utf-8", errors="surrogateescape")
+        self.label, self.where = self.text("label") or None, self.text("where") or None
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """What images are held to."""
+        return {name: value for name, value in (("label", self.label), ("where", self.where)) if value}
+
+    def text(self, name: str) -> str:
+        """The last value of a name, or nothing."""
+        return self._values.get(name, [""])[-1].strip()
+
+    def path(self, name: str) -> str:
+        """The same, with the spaces that belong to it."""
+        return self._values.get(name, [""])[-1]
+
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        """Raises InvalidArgument."""
+        text = self.text(name) or str(default)
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise InvalidArgument(f"{name}={text} is not possible. Give a whole number from {least} to {most}.")
+        return int(text)
+
+    def score(self) -> float:
+        """The lowest score that is asked for. Raises InvalidArgument."""
+        text = self.text("min_score") or "-1"
+        try:
+            return float(text)
+        except ValueError:
+            raise InvalidArgument(f"min_score={text} is no number. Give -1 to 1; 1 is the same.") from None
+
+
+def _images(catalog: Catalog, asked: _Asked, count: int) -> list[ImageRecord]:
+    return catalog.images(after=asked.path("after"), count=count, label=asked.label, where=asked.where)
+
+
+def _nearest(path: str, asked: _Asked, usual: int, catalog: Catalog) -> QueryResult:
+    k = asked.number("k", usual, 1, MOST)
+    results, skipped = catalog.query_many([path], k=k, min_score=asked.score(), label=asked.label, where=asked.where)
+    if skipped:
+        raise PictureError(skipped[0].reason)
+    return results[0]
+
+
+def _copies(desk: Desk, sha256: str) -> list[ImageRecord]:
+    """The images that have these bytes, one at least."""
+    return desk.ask(lambda catalog: catalog.holding(sha256)) or abort(404, "No image of the catalog is that.")
+
+
+def _image(desk: Desk, asked: _Asked) -> ImageRecord:
+    """The image of the catalog that is asked about by its path, and no other file."""
+    path = asked.path("path")
+    if not path:
+        raise InvalidArgument("No path was given. Name an image of the catalog: path=/the/path/of/it.")
+    try:
+        return desk.ask(lambda catalog: catalog[path])
+    except KeyError:
+        abort(404, "No such image is in the catalog.")
+
+
+@contextmanager
+def _kept(stream: IO[bytes]) -> Iterator[str]:
+    """What was sent, as a file for the time of the block."""
+    with tempfile.TemporaryDirectory(prefix="indexer-") as folder:
+        path = Path(folder) / "picture"
+        with path.open("wb") as file:
+            while part := stream.read(1 << 20):
+                file.write(part)
+        yield os.fspath(path)
+
+
+def _require_own(hosts: Collection[str]) -> None:
+    """Refuse what another site has a browser ask, but for following a link to a page."""
+    if not _is_own(request.host, hosts):
+        abort(421, f"This server is not called {request.host}. Ask it by its address, or give that name as --host.")
+    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+        followed = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+        if not followed:
+            abort(403, "Another site may not ask this.")
+
+
+def _is_own(host: str, hosts: Collection[str]) -> bool:
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    if name.casefold() in hosts:
+        return True
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _with_headers(response: Response) -> Response:
+    response.headers.update(_HEADERS)
+    return response
+
+
+def _refused(error: IndexerError) -> Response:
+    return _said(str(error), next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500))
+
+
+def _refused_by_http(error: HTTPException) -> Response:
+    if error.code == 413:
+        return _said(f"More than {MOST_BYTES >> 20} MB were sent. Send a smaller picture.", 413)
+    return _said(error.description or error.name, error.code or 500)
+
+
+def _said(message: str, status: int) -> Response:
+    if request.path.startswith("/api/"):
+        return _json({"error": message}, status)
+    return Response(pages.error_page(message), status)

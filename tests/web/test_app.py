@@ -1,0 +1,374 @@
+"""Pages and API over a catalog: what they show, and what they refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from html import unescape
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import pytest
+from flask.testing import FlaskClient
+from PIL import Image
+
+from indexer import Catalog
+from indexer.records import ModelId
+from indexer.render import jsonl
+from indexer.web import app
+from indexer.web.app import create_app
+from indexer.web.desk import Desk
+
+from ..conftest import PHOTOS, save_picture
+from ..fakes import FakeEmbedder
+
+NASTY = "<img src=x onerror=alert(1)>.png"
+NAMES = ["a.png", "b.png", "c.jpg", "d.bmp", "sub/e.png", "sub/f.png"]
+CAT = PHOTOS / "cat.jpg"
+
+
+def about(page: str, path: Path, **more: str) -> str:
+    """The address of a page about a picture."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{page}/{digest}?{urlencode(more)}" if more else f"{page}/{digest}"
+
+
+def by_path(path: Path | str, **more: str) -> str:
+    """The same of the API."""
+    return f"/api/query?path={quote(os.fsencode(path))}&{urlencode(more)}"
+
+
+def links(page: str, kind: str) -> list[str]:
+    """Addresses in a page that begin in some way."""
+    return [unescape(link) for link in re.findall(rf'(?:href|src)="({kind}[^"]*)"', page)]
+
+
+def got(client: FlaskClient, where: str, status: int = 200) -> str:
+    answer = client.get(where)
+    assert answer.status_code == status, answer.text
+    return answer.text
+
+
+def sent(client: FlaskClient, data: bytes, name: str = "x.png", status: int = 200) -> str:
+    """The page that comes of a picture."""
+    answer = client.post("/like", data={"picture": (io.BytesIO(data), name)})
+    assert answer.status_code == status, answer.text
+    return answer.text
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_start_page_shows_every_picture(client: FlaskClient, pictures: Path) -> None:
+    page = got(client, "/")
+    assert "<title>6 pictures · indexer</title>" in page
+    assert str(pictures) in page
+    assert links(page, "/like/") == [about("/like", pictures / name) for name in NAMES]
+    assert "More" not in page
+
+
+def test_pages_follow_one_another(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "PAGE", 4)
+    first = got(client, "/?where=width%20%3E%2010")
+    (more,) = links(first, "/[?]")
+    second = got(client, more)
+    assert (first.count("<li>"), second.count("<li>")) == (4, 2)
+    assert "f.png" in second
+    assert "a.png" not in second
+    assert "where=width%20%3E%2010" in more
+    assert not links(second, "/[?]")
+
+
+def test_filters_hold_and_stay_in_their_fields(client: FlaskClient) -> None:
+    page = got(client, "/?where=format%20%3D%20%27jpeg%27&label=%20grey%20")
+    assert page.count("<li>") == page.count("c.jpg") / 3 <= 1
+    assert 'value="format = &#39;jpeg&#39;"' in page
+    assert 'value="grey"' in page
+    assert "No picture is like that." in got(client, "/?where=width%20%3E%205000")
+
+
+def test_what_is_like_a_picture(client: FlaskClient, catalog: Catalog, pictures: Path) -> None:
+    page = got(client, about("/like", pictures / "a.png"))
+    expected = [Path(match.path) for match in catalog.query(pictures / "a.png")]
+    assert len(expected) == 5
+    assert list(dict.fromkeys(links(page, "/picture/"))) == [
+        about("/picture", path) for path in [pictures / "a.png", *expected]
+    ]
+    assert f'action="{about("/like", pictures / "a.png")}"' in page  # where a filter is asked for
+    assert got(client, about("/like", pictures / "a.png", where="format = 'bmp'")).count("<li>") == 1
+    assert "Nothing matches." in got(client, about("/like", pictures / "a.png", where="width = 1"))
+
+
+def test_what_is_like_a_picture_that_is_sent(client: FlaskClient, fake: FakeEmbedder) -> None:
+    before = len(fake.batches)
+    page = sent(client, CAT.read_bytes(), NASTY)
+    assert "<title>Pictures like &lt;img src=x onerror=alert(1)&gt;.png" in page
+    assert page.count("<li>") == 6
+    assert page.count('src="data:image/jpeg;base64,') == 1
+    assert fake.batches[before:] == [1]
+
+
+def test_a_picture_that_is_sent_and_known_needs_no_model(
+    client: FlaskClient, pictures: Path, fake: FakeEmbedder
+) -> None:
+    before = len(fake.batches)
+    page = sent(client, (pictures / "a.png").read_bytes())
+    first = page.partition("<li>")[2].partition("</li>")[0]
+    assert "1.000<span>#1" in first
+    assert "a.png" in first
+    assert not fake.batches[before:]
+
+
+def test_nothing_that_is_sent_stays(client: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    for data, status in ((b"no picture", 422), (CAT.read_bytes(), 200)):
+        assert client.post("/api/query", data=data).status_code == status
+        sent(client, data, status=status)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_form_without_a_picture(client: FlaskClient) -> None:
+    answers = [client.post("/like", data={}).text, sent(client, b"", "", 400)]
+    assert all("No picture was sent. Choose a file first." in answer for answer in answers)
+
+
+def test_thumbnails_and_files(client: FlaskClient, pictures: Path) -> None:
+    page = got(client, "/")
+    for link in links(page, "/thumbnail"):
+        answer = client.get(link)
+        assert (answer.status_code, answer.mimetype) == (200, "image/jpeg")
+        with Image.open(io.BytesIO(answer.data)) as small:
+            assert small.size == (320, 240)
+        assert "immutable" in answer.headers["Cache-Control"]
+    files = [client.get(link) for link in links(page, "/picture")]
+    assert [file.data for file in files] == [(pictures / name).read_bytes() for name in NAMES]
+    assert [str(file.mimetype) for file in files] == [
+        f"image/{kind}" for kind in ("png", "png", "jpeg", "bmp", "png", "png")
+    ]
+    assert "inline; filename=a.png" in files[0].headers["Content-Disposition"]
+
+
+def test_a_thumbnail_is_made_once(client: FlaskClient, pictures: Path) -> None:
+    link = about("/thumbnail", pictures / "a.png")
+    thumbnail = client.get(link).data
+    (pictures / "a.png").unlink()
+    assert client.get(link).data == thumbnail
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_no_file_is_shown_that_is_not_in_the_catalog(client: FlaskClient, pictures: Path, tmp_path: Path) -> None:
+    secret = save_picture(tmp_path / "secret.png", 50)
+    for page in ("/picture", "/thumbnail", "/like"):
+        assert "No image of the catalog is that." in got(client, about(page, secret), 404)
+        for wrong in ("x", "0" * 63, "0" * 65, "A" * 64, "..", "%2e%2e%2fsecret.png"):
+            assert client.get(f"{page}/{wrong}").status_code in (400, 404)
+    for path in (secret, "/etc/passwd", f"{pictures}/sub/../../secret.png", "a\0b", pictures):
+        assert got(client, by_path(path), 404) == '{"error": "No such image is in the catalog."}\n'
+    assert "No path was given." in got(client, "/api/query", 400)
+
+
+@pytest.mark.parametrize("page", ["/picture", "/thumbnail"])
+def test_a_file_that_is_another_by_now_is_not_shown(
+    client: FlaskClient, pictures: Path, tmp_path: Path, page: str
+) -> None:
+    link = about(page, pictures / "a.png")
+    secret = save_picture(tmp_path / "secret.png", 50)
+    (pictures / "a.png").unlink()
+    (pictures / "a.png").symlink_to(secret)
+    assert "not what was indexed any more" in got(client, link, 422)
+    (pictures / "a.png").unlink()
+    assert "there is no such file" in got(client, link, 422)
+
+
+@pytest.mark.parametrize("page", ["/picture", "/thumbnail"])
+def test_any_copy_will_do(client: FlaskClient, catalog: Catalog, pictures: Path, page: str) -> None:
+    link = about(page, pictures / "a.png")
+    (pictures / "z.png").write_bytes((pictures / "a.png").read_bytes())
+    catalog.build()
+    (pictures / "a.png").unlink()
+    assert client.get(link).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", [NASTY, "\udcff\udcfe.png", "100% #1?&=+.png", "two\nlines.png", " .png", "caf\u00e9 \u96ea.png"]
+)
+def test_names_of_any_kind(catalog: Catalog, reopen: Callable[[], Catalog], tmp_path: Path, name: str) -> None:
+    path = save_picture(tmp_path / "named" / name, 60)
+    last = save_picture(tmp_path / "named" / "\udcff\udcff.png", 61)
+    catalog.build([tmp_path / "named"])
+    with Desk(reopen) as desk:
+        client = create_app(desk, {"localhost"}).test_client()
+        page = got(client, "/")
+        assert "<img src=x" not in page
+        for kind in ("/like", "/thumbnail", "/picture"):
+            assert client.get(about(kind, path)).status_code == 200
+        assert client.get(about("/picture", path)).data == path.read_bytes()
+        found = client.get(by_path(path)).json
+        assert found is not None
+        assert found["query"] == str(path)
+        following = client.get(f"/api/images?count=1&after={quote(os.fsencode(path))}").json
+        assert following == {"images": [jsonl.image(catalog[last])], "after": str(last)}
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("k=0", "k=0 is not possible. Give a whole number from 1 to 500."),
+        ("k=501", "from 1 to 500"),
+        ("k=ten", "k=ten is not possible"),
+        ("k=%D9%A3", "is not possible"),
+        ("min_score=high", "min_score=high is no number. Give -1 to 1"),
+        ("min_score=nan", "no cosine similarity"),
+        ("where=nowhere", "no such column: nowhere"),
+        ("where=1)%20or%20(1", "its brackets or quotes do not match"),
+        ("label=unicorn", "The model knows no label 'unicorn'"),
+    ],
+)
+def test_what_cannot_be_meant(client: FlaskClient, pictures: Path, query: str, message: str) -> None:
+    for where in (f"{about('/like', pictures / 'a.png')}?{query}", f"{by_path(pictures / 'a.png')}&{query}"):
+        answer = client.get(where)
+        assert answer.status_code == 400
+        assert message in unescape(answer.text)
+        assert (answer.mimetype == "application/json") == where.startswith("/api/")
+
+
+def test_what_there_is_not(client: FlaskClient) -> None:
+    assert "<title>That did not work" in got(client, "/nowhere", 404)
+    answer = client.get("/api/nowhere")
+    assert (answer.status_code, list(answer.json or {})) == (404, ["error"])
+    assert client.post("/").status_code == 405
+
+
+def test_too_much(client: FlaskClient) -> None:
+    client.application.config["MAX_CONTENT_LENGTH"] = 1000
+    assert "Send a smaller picture." in sent(client, bytes(2000), status=413)
+    answer = client.post("/api/query", data=bytes(2000))
+    assert answer.status_code == 413
+    assert "Send a smaller picture." in answer.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost"}, 200),
+        ({"Host": "LOCALHOST:80"}, 200),
+        ({"Host": "127.0.0.1:1234"}, 200),
+        ({"Host": "[::1]:1234"}, 200),
+        ({"Host": "[::1]"}, 200),
+        ({"Host": "192.168.1.5"}, 200),
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "localhost.evil.example:80"}, 421),
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
+    ],
+)
+def test_other_sites_have_nothing_to_ask(client: FlaskClient, headers: Mapping[str, str], status: int) -> None:
+    for page in ("/", "/api/info"):
+        assert client.get(page, headers=headers).status_code == status
+
+
+def test_other_sites_send_nothing(client: FlaskClient, fake: FakeEmbedder) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    before = len(fake.batches)
+    data = {"picture": (io.BytesIO(CAT.read_bytes()), "x.jpg")}
+    assert client.post("/like", data=data, headers=headers).status_code == 403
+    assert not fake.batches[before:]
+
+
+@pytest.mark.parametrize("where", ["/", "/api/info", "/nowhere", "/api/nowhere"])
+def test_every_answer_is_held_to_its_own_page(client: FlaskClient, where: str) -> None:
+    answer = client.get(where)
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "script" not in policy + answer.text
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+# -- the API -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_api_tells_what_is_in_the_catalog(client: FlaskClient, catalog: Catalog) -> None:
+    answer = client.get("/api/info").json
+    assert answer is not None
+    assert (answer["images"], answer["roots"]) == (6, list(catalog.info().roots))
+
+
+def test_the_api_goes_through_all_images(client: FlaskClient, catalog: Catalog) -> None:
+    after, found = "", []
+    while after is not None:
+        answer = client.get(f"/api/images?count=4&after={quote(after)}").json
+        assert answer is not None
+        found += [image["path"] for image in answer["images"]]
+        after = answer["after"]
+    assert found == [image.path for image in catalog]
+
+
+def test_the_api_answers_as_the_command_does(client: FlaskClient, catalog: Catalog, pictures: Path) -> None:
+    expected = catalog.query(pictures / "a.png", k=3)
+    answer = client.get(by_path(pictures / "a.png", k="3")).json
+    posted = client.post("/api/query?k=4", data=(pictures / "a.png").read_bytes()).json
+    assert answer is not None
+    assert posted is not None
+    assert [(one["path"], one["rank"]) for one in answer["matches"]] == [(one.path, one.rank) for one in expected]
+    assert [one["score"] for one in answer["matches"]] == pytest.approx([one.score for one in expected], abs=1e-6)
+    assert list(answer) == ["query", "seconds", "matches"]
+    assert (posted["query"], posted["matches"][0]["path"]) == (None, str(pictures / "a.png"))
+    assert [one["path"] for one in posted["matches"][1:]] == [one["path"] for one in answer["matches"]]
+
+
+# -- beside a build ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_build_adds_is_shown(client: FlaskClient, catalog: Catalog, pictures: Path) -> None:
+    got(client, "/")
+    save_picture(pictures / "new.png", 70)
+    catalog.build()
+    assert "7 pictures" in got(client, "/")
+    assert got(client, about("/like", pictures / "new.png")).count("<li>") == 6
+
+
+def test_a_build_with_another_model(
+    client: FlaskClient, catalog: Catalog, fake: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a server has loaded is let go, and the catalog's own is loaded."""
+    assert client.post("/api/query", data=CAT.read_bytes()).status_code == 200
+    other = FakeEmbedder("1" * 64)
+    monkeypatch.setattr(catalog, "_loader", lambda _: other)
+    monkeypatch.setattr(catalog, "_embedder", None)
+    catalog.build(switch_model=True)
+    assert client.post("/api/query", data=CAT.read_bytes()).status_code == 503  # which this one cannot load
+    fake.id = ModelId("fake", "1" * 64, fake.preprocess, dim=48)
+    assert client.post("/api/query", data=CAT.read_bytes()).status_code == 200
+
+
+def test_many_ask_at_once(desk: Desk, pictures: Path) -> None:
+    failed: list[str] = []
+
+    def ask(name: str) -> None:
+        client = create_app(desk, {"localhost"}).test_client()
+        for _ in range(5):
+            page = client.get(about("/like", pictures / name)).text
+            file = client.get(links(page, "/picture")[0]).data
+            if page.count("<li>") != 5 or file != (pictures / name).read_bytes():
+                failed.append(name)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in NAMES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
