@@ -176,6 +176,16 @@ def test_the_embedder_uses_what_is_best(
     assert set(calls) == {best} - {None}
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_what_is_best_is_asked_for_the_precision(
+    monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype
+) -> None:
+    asked: list[torch.dtype] = []
+    monkeypatch.setattr(devices, "best_linears", asked.append)
+    eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision=precision)
+    assert asked == [dtype]
+
+
 def test_openblas_has_one_thread_where_torch_has_one(photos: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "best_linears", lambda _: OpenBlasLinears)
     model = eva.TimmEmbedder.load(str(EVA_TINY), device="cpu", precision="fp32", batch_size=1)

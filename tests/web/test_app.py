@@ -17,7 +17,6 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from indexer import Catalog
-from indexer.records import ModelId
 from indexer.render import jsonl
 from indexer.web import app
 from indexer.web.app import create_app
@@ -89,6 +88,8 @@ def test_filters_hold_and_stay_in_their_fields(client: FlaskClient) -> None:
     assert 'value="format = &#39;jpeg&#39;"' in page
     assert 'value="grey"' in page
     assert "No picture is like that." in got(client, "/?where=width%20%3E%205000")
+    for where in ("/?label=unicorn", "/api/images?label=unicorn"):
+        assert "The model knows no label" in got(client, where, 400)
 
 
 def test_what_is_like_a_picture(client: FlaskClient, catalog: Catalog, pictures: Path) -> None:
@@ -341,18 +342,23 @@ def test_what_a_build_adds_is_shown(client: FlaskClient, catalog: Catalog, pictu
     assert got(client, about("/like", pictures / "new.png")).count("<li>") == 6
 
 
-def test_a_build_with_another_model(
-    client: FlaskClient, catalog: Catalog, fake: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_with_another_model(catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a server has loaded is let go, and the catalog's own is loaded."""
-    assert client.post("/api/query", data=CAT.read_bytes()).status_code == 200
-    other = FakeEmbedder("1" * 64)
-    monkeypatch.setattr(catalog, "_loader", lambda _: other)
-    monkeypatch.setattr(catalog, "_embedder", None)
-    catalog.build(switch_model=True)
-    assert client.post("/api/query", data=CAT.read_bytes()).status_code == 503  # which this one cannot load
-    fake.id = ModelId("fake", "1" * 64, fake.preprocess, dim=48)
-    assert client.post("/api/query", data=CAT.read_bytes()).status_code == 200
+    weights = "0" * 64
+
+    def load(_: str) -> FakeEmbedder:
+        return FakeEmbedder(weights)
+
+    catalog.build([pictures])
+    with Desk(lambda: Catalog.open(catalog.folder, loader=load, readonly=True)) as desk:
+        client = create_app(desk, {"localhost"}).test_client()
+        assert client.post("/api/query", data=CAT.read_bytes()).status_code == 200
+        monkeypatch.setattr(catalog, "_loader", lambda _: FakeEmbedder("1" * 64))
+        monkeypatch.setattr(catalog, "_embedder", None)
+        catalog.build(switch_model=True)
+        assert client.post("/api/query", data=CAT.read_bytes()).status_code == 503  # it loads no other yet
+        weights = "1" * 64
+        assert client.post("/api/query", data=CAT.read_bytes()).status_code == 200
 
 
 def test_many_ask_at_once(desk: Desk, pictures: Path) -> None:

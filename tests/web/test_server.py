@@ -87,7 +87,7 @@ def test_a_signal_stops_it(built: Path, sent: signal.Signals, code: int) -> None
         got(f"{address}thumbnail/{digest}")  # a decoder runs now
         with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2].strip("/")))):  # and somebody waits
             os.killpg(process.pid, sent)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=20)  # it looks for something to do every 30
     assert process.returncode == code
     assert "Traceback" not in err
     with pytest.raises(ProcessLookupError):
