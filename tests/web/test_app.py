@@ -6,8 +6,8 @@ import hashlib
 import io
 import os
 import re
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -362,19 +362,12 @@ def test_a_build_with_another_model(catalog: Catalog, pictures: Path, monkeypatc
 
 
 def test_many_ask_at_once(desk: Desk, pictures: Path) -> None:
-    failed: list[str] = []
-
     def ask(name: str) -> None:
         client = create_app(desk, {"localhost"}).test_client()
         for _ in range(5):
-            page = client.get(about("/like", pictures / name)).text
-            file = client.get(links(page, "/picture")[0]).data
-            if page.count("<li>") != 5 or file != (pictures / name).read_bytes():
-                failed.append(name)
+            page = got(client, about("/like", pictures / name))
+            assert page.count("<li>") == 5
+            assert client.get(links(page, "/picture")[0]).data == (pictures / name).read_bytes()
 
-    threads = [threading.Thread(target=ask, args=(name,)) for name in NAMES]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
+    with ThreadPoolExecutor(len(NAMES)) as threads:
+        list(threads.map(ask, NAMES))
