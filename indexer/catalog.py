@@ -102,6 +102,11 @@ class Catalog:
         """Close the store; the catalog cannot be used any more."""
         self._store.close()
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether its file is still that of the folder. A repair puts another there: open the catalog again then."""
+        return self._store.is_in_place
+
     def __enter__(self) -> Self:
         """Close at the end of the block."""
         return self

@@ -221,9 +221,14 @@ class Connection:
         row = self.row("SELECT value FROM meta WHERE key = 'neighbours'")
         return row[0] if row and isinstance(row[0], str) and _INDEX_NAME.fullmatch(row[0]) else ""
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether no repair, and nobody else, has put another file in the place of this one, or taken it away."""
+        return handles.inode_of(self.path) == self._inode
+
     def require_in_place(self) -> None:
-        """Raises CatalogError where a repair has put another file in the place of this one: what is written is lost."""
-        if handles.inode_of(self.path) != self._inode:
+        """Raises CatalogError where it is not in its place: what is written is lost."""
+        if not self.is_in_place:
             raise CatalogError(f"{self.path} was replaced since it was opened. Open the catalog again.")
 
     # -- statements --------------------------------------------------------------------------------------------------

@@ -55,12 +55,18 @@ class Desk:
         self.close()
 
     def _answer(self, question: Callable[[Catalog], T]) -> T:
+        if not self._catalog.is_in_place:
+            self._reopen()
         try:
             return question(self._catalog)
         except WrongModel:  # a build went over to another one since ours was loaded
-            self._catalog.close()
-            self._catalog = self._open()
+            self._reopen()
             return question(self._catalog)
+
+    def _reopen(self) -> None:
+        fresh = self._open()
+        self._catalog.close()
+        self._catalog = fresh
 
     def _thumbnail(self, copies: tuple[ImageRecord, ...]) -> bytes:
         return first_of(copies, self._thumbnails.of)

@@ -361,6 +361,17 @@ def test_a_build_with_another_model(catalog: Catalog, pictures: Path, monkeypatc
         assert client.post("/api/query", data=CAT.read_bytes()).status_code == 200
 
 
+def test_another_catalog_in_its_place(client: FlaskClient, catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
+    """As a repair makes one, or somebody who begins anew."""
+    assert "6 pictures" in got(client, "/")
+    catalog.folder.rename(tmp_path / "away")
+    assert "There is no catalog in" in got(client, "/", 503)
+    (pictures / "a.png").unlink()
+    with Catalog.create(catalog.folder, loader=lambda _: FakeEmbedder()) as other:
+        other.build([pictures])
+    assert "5 pictures" in got(client, "/")
+
+
 def test_many_ask_at_once(desk: Desk, pictures: Path) -> None:
     def ask(name: str) -> None:
         client = create_app(desk, {"localhost"}).test_client()
