@@ -554,7 +554,7 @@ def test_a_structure_that_faiss_cannot_search_as_it_is_asked_to(kind: str) -> No
 
 
 @pytest.mark.parametrize(
-    "kind", ["Flat", "SQ8", "PCAR32,SQ8", "HNSW16,SQ8", "PCAR32,HNSW16,SQ8", "IVF64,PQ16", "RaBitQ"]
+    "kind", ["Flat", "SQ8", "PCAR32,SQ8", "HNSW16,SQ8", "PCAR32,HNSW16,SQ8", "IVF64,PQ16x4", "RaBitQ"]
 )
 def test_a_structure_that_it_can_search(tmp_path: Path, clustered: np.ndarray, kind: str) -> None:
     write(tmp_path, clustered, kind, target=0.3)
