@@ -102,6 +102,10 @@ class Catalog:
         """Close the store; the catalog cannot be used any more."""
         self._store.close()
 
+    def interrupt(self) -> None:
+        """Have a condition that takes too long refused, where one is being looked at; from another thread."""
+        self._store.interrupt()
+
     @property
     def is_in_place(self) -> bool:
         """Whether its file is still that of the folder. A repair puts another there: open the catalog again then."""

@@ -221,6 +221,10 @@ class Connection:
         row = self.row("SELECT value FROM meta WHERE key = 'neighbours'")
         return row[0] if row and isinstance(row[0], str) and _INDEX_NAME.fullmatch(row[0]) else ""
 
+    def interrupt(self) -> None:
+        """End the statement that is running, if there is one; from another thread."""
+        self.sqlite.interrupt()
+
     @property
     def is_in_place(self) -> bool:
         """Whether no repair, and nobody else, has put another file in the place of this one, or taken it away."""

@@ -27,7 +27,14 @@ COLUMNS = (
 )
 _BEHIND_THE_VIEW = frozenset({"images", "roots", "contents", "models", "labels", "classes"})
 # what a condition can be the cause of; None: of Python's own refusals, of a second statement for one
-_TO_BLAME = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_AUTH, None})
+_TO_BLAME = frozenset(
+    {
+        *(sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_AUTH),
+        *(sqlite3.SQLITE_INTERRUPT, None),
+    }
+)
+# bytes of a text or blob that it may make; a path has 4,096 at most
+_LONGEST = 1 << 20
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "writefile", "readfile", "edit", "fts3_tokenizer"})
 
 
@@ -40,9 +47,11 @@ def images_where(conn: sqlite3.Connection, condition: str) -> npt.NDArray[np.int
     if not balanced(condition):
         raise InvalidArgument(_refusal(condition, "its brackets or quotes do not match"))
     conn.set_authorizer(_only_pictures)
+    longest = conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     try:
         return np.fromiter(chain.from_iterable(_passing(conn, condition)), np.int64).reshape(-1, 2)
     finally:
+        conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
         conn.set_authorizer(None)
 
 
@@ -52,7 +61,8 @@ def _passing(conn: sqlite3.Connection, condition: str) -> Iterator[tuple[int, in
     except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
         if isinstance(error, sqlite3.Error) and code_of(error) not in _TO_BLAME:
             raise
-        raise InvalidArgument(_refusal(condition, str(error))) from None
+        interrupted = code_of(error) == sqlite3.SQLITE_INTERRUPT if isinstance(error, sqlite3.Error) else False
+        raise InvalidArgument(_refusal(condition, "it takes too long" if interrupted else str(error))) from None
 
 
 def images_labelled(conn: sqlite3.Connection, label: str) -> npt.NDArray[np.int64]:

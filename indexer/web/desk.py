@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import lru_cache
+from threading import Timer
 from typing import Self, TypeVar
 
 from ..catalog import Catalog
@@ -15,6 +16,8 @@ from ..records import ImageRecord
 THUMBNAIL = 320
 # of some 15 KB
 _KEPT = 2000
+# seconds for a condition; others wait meanwhile
+PATIENCE = 30.0
 
 T = TypeVar("T")
 
@@ -57,16 +60,23 @@ class Desk:
     def _answer(self, question: Callable[[Catalog], T]) -> T:
         if not self._catalog.is_in_place:
             self._reopen()
+        alarm = Timer(PATIENCE, self._interrupt)
+        alarm.start()
         try:
             return question(self._catalog)
         except WrongModel:  # a build went over to another one since ours was loaded
             self._reopen()
             return question(self._catalog)
+        finally:
+            alarm.cancel()
+            alarm.join()  # the catalog may be closed next
+
+    def _interrupt(self) -> None:
+        self._catalog.interrupt()
 
     def _reopen(self) -> None:
-        fresh = self._open()
-        self._catalog.close()
-        self._catalog = fresh
+        before, self._catalog = self._catalog, self._open()
+        before.close()
 
     def _thumbnail(self, copies: tuple[ImageRecord, ...]) -> bytes:
         return first_of(copies, self._thumbnails.of)

@@ -19,6 +19,7 @@ from PIL import Image
 from indexer import Catalog
 from indexer.render import jsonl
 from indexer.web import app
+from indexer.web import desk as desk_module
 from indexer.web.app import create_app
 from indexer.web.desk import Desk
 
@@ -238,6 +239,14 @@ def test_what_cannot_be_meant(client: FlaskClient, pictures: Path, query: str, m
         assert answer.status_code == 400
         assert message in unescape(answer.text)
         assert (answer.mimetype == "application/json") == where.startswith("/api/")
+
+
+def test_a_condition_that_takes_for_ever(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "PATIENCE", 0.2)
+    tables = ", ".join(f"pictures p{number}" for number in range(20))  # 6 ** 20 rows
+    where = quote(f"(select count(*) from {tables}) > 0")
+    assert "it takes too long" in got(client, f"/?where={where}", 400)
+    got(client, "/")
 
 
 def test_what_there_is_not(client: FlaskClient) -> None:
