@@ -9,7 +9,7 @@ import torch
 
 from ..errors import InvalidArgument
 from ..records import FLOAT, INT8, Preprocess
-from .linears import Int8Linears, best_linears, can_int8, multiplies_bf16
+from .linears import Int8Linears, best_linears, can_int8
 
 # int8 is for the products alone; what lies between them stays in fp32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, INT8: torch.float32}
@@ -71,7 +71,7 @@ def choose_precision(wanted: str, device: torch.device, numerics: str = FLOAT) -
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if device.type == "cpu" and multiplies_bf16() else "fp32"
+    return "bf16" if device.type == "cpu" and best_linears(torch.bfloat16) else "fp32"
 
 
 def kernels(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..records import ImageRecord, Label
 from . import filters
@@ -109,7 +110,7 @@ class ImageRows:
             yield [(row[1], records[row[0]]) for row in part]
 
     def after(self, full: bytes, count: int, passing: Ids | None = None) -> list[ImageRecord]:
-        """The next images beyond an absolute path, in the order of iteration. passing: ids of the only ones."""
+        """The next images beyond an absolute path, in the order of iteration. passing: the only ones, ascending ids."""
         with closing(self._ids_after(full, passing)) as found:
             ids = list(islice(found, count))
         records = self.by_id(ids)
@@ -126,7 +127,7 @@ class ImageRows:
             sql = "SELECT id FROM images WHERE root_id = ? AND path > ? ORDER BY path"
             for part in in_parts(self.db.rows(sql, [root_id, within if root == last else b""]), CHUNK):
                 ids = np.array(part, np.int64)[:, 0]
-                yield from (ids if passing is None else ids[np.isin(ids, passing)]).tolist()
+                yield from (ids if passing is None else ids[_among(ids, passing)]).tolist()
 
     def by_id(self, ids: Sequence[int]) -> dict[int, ImageRecord]:
         """Image id -> record; for ids of this state of the catalog. Raises CatalogDamaged where one is not whole."""
@@ -174,6 +175,14 @@ def _below(root: bytes, full: bytes) -> tuple[bytes, bytes] | None:
     """The root, and a path as seen from there; None for one that lies elsewhere."""
     prefix = root.rstrip(b"/") + b"/"
     return (root, full[len(prefix) :]) if full.startswith(prefix) else None
+
+
+def _among(ids: Ids, passing: Ids) -> npt.NDArray[np.bool_]:
+    """Which of some ids pass. passing: ascending, so that it need not be gone through."""
+    if not len(passing):
+        return np.zeros(len(ids), np.bool_)
+    marked: npt.NDArray[np.bool_] = passing[np.searchsorted(passing, ids).clip(max=len(passing) - 1)] == ids
+    return marked
 
 
 def _ascending(ids: Ids) -> Ids:

@@ -18,7 +18,7 @@ from ..errors import CatalogError, InvalidArgument, PictureError, WrongModel
 from ..halves import have_direction
 from ..pictures.decode import MAX_PIXELS, to_rgb
 from ..pictures.scan import read_path
-from ..records import Match, Progress, QueryResult, Skipped
+from ..records import ImageRecord, Match, Progress, QueryResult, Skipped
 from ..store.rows import Passing, StoredModel
 from ..store.store import Store
 from ..store.vectors import as_stored
@@ -58,7 +58,8 @@ class QueryOptions:
 def query(
     store: Store, files: IndexFiles, pictures: Sequence[Any], embedder: Callable[[], Embedder], options: QueryOptions
 ) -> tuple[list[QueryResult], list[Skipped]]:
-    """The neighbours of each picture: a path, a PIL image, a uint8 RGB array (H, W, 3), or a vector (dim,).
+    """The neighbours of each picture: a path, an image of the catalog, a PIL image, a uint8 RGB array (H, W, 3), or a
+    vector (dim,).
 
     embedder: asked for when a picture is not in the catalog. Pictures that cannot be used come second.
     """
@@ -69,6 +70,10 @@ def query(
         model = _model(store)
         passing = store.images.where(options.where, options.label)
         vectors = [_known(store, model, one) for one in asked]
+        for i, picture in enumerate(pictures):
+            if isinstance(picture, ImageRecord) and vectors[i] is None:
+                asked[i] = None
+                skipped.append(Skipped(picture.path, "not in the catalog any more"))
         new = [i for i, one in enumerate(asked) if one is not None and vectors[i] is None]
         found = None if new else _answers(store, files, model, pictures, vectors, passing, options)
     if found is None:  # a model takes a while, and a build that ends meanwhile cannot seal beside somebody who reads
@@ -176,6 +181,8 @@ def _read(pictures: Sequence[Any]) -> tuple[list[_Asked], list[Skipped]]:
 def _read_one(picture: Any) -> _Asked:
     if isinstance(picture, np.ndarray):
         return picture
+    if isinstance(picture, ImageRecord):
+        return bytes.fromhex(picture.sha256)
     if isinstance(picture, (str, os.PathLike)):
         return read_path(os.fsencode(picture)).sha256
     if hasattr(picture, "convert"):
@@ -247,6 +254,8 @@ def _unit(vectors: npt.NDArray[Any]) -> Vectors:
 
 
 def _image_of(store: Store, picture: Any) -> int | None:
+    if isinstance(picture, ImageRecord):
+        picture = picture.path
     if not isinstance(picture, (str, os.PathLike)):
         return None
     path = os.fsencode(picture)
@@ -255,6 +264,8 @@ def _image_of(store: Store, picture: Any) -> int | None:
 
 
 def _name(picture: Any) -> str:
+    if isinstance(picture, ImageRecord):
+        return picture.path
     if isinstance(picture, (str, os.PathLike)):
         return os.fspath(picture)
     return getattr(picture, "filename", None) or f"<{type(picture).__name__}>"

@@ -7,6 +7,7 @@ server's are refused, since any name can be made to lead to 127.0.0.1.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from base64 import b64encode
 from collections.abc import Collection, Iterator
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qs
 
-from flask import Flask, Response, abort, request
+from flask import Flask, Response, abort, redirect, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from ..catalog import Catalog
 from ..errors import CatalogError, IndexerError, InvalidArgument, PictureError
@@ -43,6 +45,11 @@ _TYPES = {
     "TIFF": "image/tiff",
     "HEIF": "image/heif",
 }
+_WORDS = {
+    404: "There is no such page.",
+    405: "That cannot be asked in this way.",
+    413: f"That is more than the {MOST_BYTES >> 20} MB that are taken. Send a smaller picture.",
+}
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; form-action 'self'; "
@@ -57,14 +64,15 @@ _HEADERS = {
 def create_app(desk: Desk, hosts: Collection[str]) -> Flask:
     """The pages and the API over a desk. hosts: names by which the server may be asked, besides its addresses."""
     app = Flask(__name__, static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=MOST_BYTES, MAX_FORM_MEMORY_SIZE=1 << 20)
+    app.config.update(MAX_CONTENT_LENGTH=MOST_BYTES)
     app.before_request(partial(_require_own, hosts))
     app.after_request(_with_headers)
     app.register_error_handler(IndexerError, _refused)
     app.register_error_handler(HTTPException, _refused_by_http)
+    app.register_error_handler(OSError, _no_room)
     for rule, methods, answer in (
         ("/", ["GET"], _start),
-        ("/like", ["POST"], _like_sent),
+        ("/like", ["GET", "POST"], _like_sent),
         ("/like/<sha256>", ["GET"], _like),
         ("/thumbnail/<sha256>", ["GET"], _thumbnail),
         ("/picture/<sha256>", ["GET"], _picture),
@@ -89,17 +97,19 @@ def _start(desk: Desk) -> str:
 def _like(desk: Desk, sha256: str) -> str:
     asked = _Asked()
     image = _copies(desk, sha256)[0]
-    result = desk.ask(partial(_nearest, image.path, asked, PAGE))
+    result = desk.ask(partial(_nearest, image, asked, PAGE))
     return pages.like_page(result, asked.filters, image)
 
 
-def _like_sent(desk: Desk) -> str:
+def _like_sent(desk: Desk) -> str | WerkzeugResponse:
+    if request.method != "POST":  # the address of the answer, once more
+        return redirect("/")
     asked = _Asked()
     sent = request.files.get("picture")
     if sent is None or not sent.filename:
         raise InvalidArgument("No picture was sent. Choose a file first.")
     with _kept(sent.stream) as path:
-        result = desk.ask(partial(_nearest, path, asked, PAGE))
+        result = desk.ask_for_new(partial(_nearest, path, asked, PAGE))
         thumbnail = f"data:image/jpeg;base64,{b64encode(desk.thumbnail_of(path)).decode()}"
     return pages.like_page(QueryResult(sent.filename, result.matches, result.seconds), asked.filters, thumbnail)
 
@@ -142,11 +152,11 @@ def _api_images(desk: Desk) -> Response:
 
 def _api_query(desk: Desk) -> Response:
     asked = _Asked()
-    if request.method == "GET":
+    if request.method != "POST":
         image = _image(desk, asked)
-        return _json(jsonl.query(desk.ask(partial(_nearest, image.path, asked, NEIGHBOURS))))
+        return _json(jsonl.query(desk.ask(partial(_nearest, image, asked, NEIGHBOURS))))
     with _kept(request.stream) as path:
-        found = desk.ask(partial(_nearest, path, asked, NEIGHBOURS))
+        found = desk.ask_for_new(partial(_nearest, path, asked, NEIGHBOURS))
     return _json({**jsonl.query(found), "query": None})
 
 
@@ -177,7 +187,7 @@ class _Asked:
     def number(self, name: str, default: int, least: int, most: int) -> int:
         """Raises InvalidArgument."""
         text = self.text(name) or str(default)
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        if not re.fullmatch("[0-9]{1,9}", text) or not least <= int(text) <= most:
             raise InvalidArgument(f"{name}={text} is not possible. Give a whole number from {least} to {most}.")
         return int(text)
 
@@ -194,9 +204,9 @@ def _images(catalog: Catalog, asked: _Asked, count: int) -> list[ImageRecord]:
     return catalog.images(after=asked.path("after"), count=count, label=asked.label, where=asked.where)
 
 
-def _nearest(path: str, asked: _Asked, usual: int, catalog: Catalog) -> QueryResult:
+def _nearest(picture: ImageRecord | str, asked: _Asked, usual: int, catalog: Catalog) -> QueryResult:
     k = asked.number("k", usual, 1, MOST)
-    results, skipped = catalog.query_many([path], k=k, min_score=asked.score(), label=asked.label, where=asked.where)
+    results, skipped = catalog.query_many([picture], k=k, min_score=asked.score(), label=asked.label, where=asked.where)
     if skipped:
         raise PictureError(skipped[0].reason)
     return results[0]
@@ -233,10 +243,12 @@ def _require_own(hosts: Collection[str]) -> None:
     """Refuse what another site has a browser ask, but for following a link to a page."""
     if not _is_own(request.host, hosts):
         abort(421, f"This server is not called {request.host}. Ask it by its address, or give that name as --host.")
+    origin = request.headers.get("Origin")  # which is all that browsers say where there is no TLS
+    foreign = origin is not None and origin.partition("://")[2] != request.host
     if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
-        followed = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
-        if not followed:
-            abort(403, "Another site may not ask this.")
+        foreign = request.method != "GET" or request.headers.get("Sec-Fetch-Dest") != "document"
+    if foreign:
+        abort(403, "Another site may not ask this.")
 
 
 def _is_own(host: str, hosts: Collection[str]) -> bool:
@@ -260,9 +272,12 @@ def _refused(error: IndexerError) -> Response:
 
 
 def _refused_by_http(error: HTTPException) -> Response:
-    if error.code == 413:
-        return _said(f"More than {MOST_BYTES >> 20} MB were sent. Send a smaller picture.", 413)
-    return _said(error.description or error.name, error.code or 500)
+    ours = error.description if error.description != type(error).description else None
+    return _said(ours or _WORDS.get(error.code or 500, error.name), error.code or 500)
+
+
+def _no_room(error: OSError) -> Response:
+    return _said(f"What was sent cannot be kept ({error.strerror}). Make room where temporary files go.", 507)
 
 
 def _said(message: str, status: int) -> Response:

@@ -22,8 +22,8 @@ PATIENCE = 30.0
 T = TypeVar("T")
 
 
-class Desk:
-    """One thread has the catalog open and answers one question at a time; thumbnails are made beside it."""
+class Clerk:
+    """A thread that has the catalog open, and answers one question at a time."""
 
     def __init__(self, open_catalog: Callable[[], Catalog]) -> None:
         """open_catalog: opens it for reading. Raises what that does."""
@@ -31,22 +31,16 @@ class Desk:
         with ExitStack() as opened:
             self._thread = opened.enter_context(ThreadPoolExecutor(1, "catalog"))
             self._catalog = self._thread.submit(open_catalog).result()
-            opened.callback(lambda: self._thread.submit(lambda: self._catalog.close()).result())
-            self._thumbnails = opened.enter_context(Catalog.thumbnails(THUMBNAIL))
             self._ending = opened.pop_all()
-        self.thumbnail = lru_cache(_KEPT)(self._thumbnail)
-        """A JPEG of some files of the same bytes. Raises PictureError."""
 
     def ask(self, question: Callable[[Catalog], T]) -> T:
         """What the catalog answers."""
         return self._thread.submit(self._answer, question).result()
 
-    def thumbnail_of(self, path: str) -> bytes:
-        """A JPEG of a file that is in no catalog. Raises PictureError."""
-        return self._thumbnails.of(path)
-
     def close(self) -> None:
-        """End the thread and the decoders."""
+        """End the thread, and a condition that it may be looking at."""
+        self._catalog.interrupt()
+        self._thread.submit(lambda: self._catalog.close()).result()
         self._ending.close()
 
     def __enter__(self) -> Self:
@@ -77,6 +71,38 @@ class Desk:
     def _reopen(self) -> None:
         before, self._catalog = self._catalog, self._open()
         before.close()
+
+
+class Desk:
+    """Two clerks, of whom one may be busy with the model for long, and what makes thumbnails beside them."""
+
+    def __init__(self, open_catalog: Callable[[], Catalog]) -> None:
+        """open_catalog: see Clerk."""
+        with ExitStack() as opened:
+            self.ask = opened.enter_context(Clerk(open_catalog)).ask
+            """For what is in the catalog."""
+            self.ask_for_new = opened.enter_context(Clerk(open_catalog)).ask
+            """For pictures that may have to go through the model."""
+            self._thumbnails = opened.enter_context(Catalog.thumbnails(THUMBNAIL))
+            self._ending = opened.pop_all()
+        self.thumbnail = lru_cache(_KEPT)(self._thumbnail)
+        """A JPEG of some files of the same bytes. Raises PictureError."""
+
+    def thumbnail_of(self, path: str) -> bytes:
+        """A JPEG of a file that is in no catalog. Raises PictureError."""
+        return self._thumbnails.of(path)
+
+    def close(self) -> None:
+        """End the threads and the decoders."""
+        self._ending.close()
+
+    def __enter__(self) -> Self:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See close()."""
+        self.close()
 
     def _thumbnail(self, copies: tuple[ImageRecord, ...]) -> bytes:
         return first_of(copies, self._thumbnails.of)

@@ -39,7 +39,7 @@ def serve(
         raise CatalogError(
             f"The page needs {error.name}, which is not installed. Install it: pip install flask waitress."
         ) from None
-    name = socket.gethostname().casefold()
+    name, host = socket.gethostname().casefold(), host.strip("[]")  # as an address is printed
     with Desk(open_catalog) as desk, _listening(host, port) as listening:
         app = create_app(desk, {host.casefold(), "localhost", name, f"{name}.local"})
         with _running(app, listening) as served:
@@ -53,11 +53,17 @@ def _running(app: Flask, listening: socket.socket) -> Iterator[Future[None]]:
     """Serve an app for the time of the block."""
     from waitress import create_server, wasyncore
 
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # many thumbnails may wait
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # of what it warns, nobody can do anything about it
     most = app.config["MAX_CONTENT_LENGTH"] + (1 << 20)  # the app says what is too much
     stopping, open_sockets = threading.Event(), dict[int, Any]()
     server = create_server(
-        app, open_sockets, sockets=[listening], threads=THREADS, ident=None, max_request_body_size=most
+        app,
+        open_sockets,
+        sockets=[listening],
+        threads=THREADS,
+        ident=None,
+        max_request_body_size=most,
+        outbuf_high_watermark=1 << 40,  # no thread waits for a slow reader; what does not go out lies in a file
     )
 
     def run() -> None:
@@ -80,8 +86,10 @@ def _running(app: Flask, listening: socket.socket) -> Iterator[Future[None]]:
 def _listening(host: str, port: int) -> socket.socket:
     """One socket: a name may stand for several addresses, which would each get a port."""
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family)
+        family, *_, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address, family=family)
     except (OSError, OverflowError, UnicodeError) as error:
         raise InvalidArgument(
             f"{host}:{port} cannot be used ({error}). Choose another --host or --port; port 0 is a free one."

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from indexer import InvalidArgument, load_embedder
+from indexer.embed import linears
 from indexer.embed.devices import choose_batch_size, choose_device, choose_precision
 from indexer.records import Preprocess
 
@@ -30,6 +31,7 @@ def has(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType({cpu: True}), raising=False)
+    monkeypatch.setattr(linears, "_works", lambda *_: True)
 
 
 def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +77,12 @@ def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch, instructi
 def test_a_torch_that_cannot_tell_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch 2.10 has no get_capabilities()."""
     monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert choose_precision("auto", CPU) == "fp32"
+
+
+def test_a_torch_without_products_of_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, cpu="avx512_bf16")
+    monkeypatch.setattr(linears, "_works", lambda *_: False)
     assert choose_precision("auto", CPU) == "fp32"
 
 

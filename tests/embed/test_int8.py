@@ -104,7 +104,7 @@ def test_it_is_part_of_the_model_id() -> None:
 
 
 def test_auto_is_what_the_numerics_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(devices, "best_linears", lambda _: None)
     assert load_embedder(str(EVA_TINY), device="cpu", numerics="int8").precision == "int8"
     assert load_embedder(str(EVA_TINY), device="cpu", numerics="int8", precision="fp32").precision == "fp32"
     assert load_embedder(str(EVA_TINY), device="cpu").precision == "fp32"

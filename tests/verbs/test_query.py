@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -159,6 +160,16 @@ def test_labels_filter(filled: Catalog, pictures: Path) -> None:
     top = filled.query(pictures / "a.png", k=50, where="label = 'grey'")
     assert len(top) == 25
     assert {match.image.labels[0].label for match in top} == {"grey"}
+
+
+def test_an_image_of_the_catalog_is_asked_for_without_its_file(filled: Catalog, pictures: Path) -> None:
+    image = filled[pictures / "a.png"]
+    expected = filled.query(pictures / "a.png", k=5)
+    (pictures / "a.png").unlink()
+    assert filled.query(image, k=5) == expected
+    assert filled.query(image, k=5, include_self=True)[0].path == image.path
+    with pytest.raises(PictureError, match=r"a\.png: not in the catalog any more"):
+        filled.query(replace(image, sha256="0" * 64))
 
 
 @pytest.mark.parametrize(
