@@ -99,6 +99,6 @@ def _listening(host: str, port: int) -> socket.socket:
 def is_local(host: str) -> bool:
     """Whether only this machine can reach an address."""
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.casefold() == "localhost"

@@ -133,7 +133,15 @@ def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("host", "local"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.1.2.3", True), ("0.0.0.0", False), ("box", False)],
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("127.1.2.3", True),
+        ("0.0.0.0", False),
+        ("box", False),
+    ],
 )
 def test_who_can_reach_it(host: str, local: bool) -> None:
     assert is_local(host) == local
