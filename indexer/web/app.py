@@ -246,7 +246,7 @@ def _require_own(hosts: Collection[str]) -> None:
     origin = request.headers.get("Origin")  # which is all that browsers say where there is no TLS
     foreign = origin is not None and origin.partition("://")[2] != request.host
     if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
-        foreign = request.method != "GET" or request.headers.get("Sec-Fetch-Dest") != "document"
+        foreign = foreign or request.method != "GET" or request.headers.get("Sec-Fetch-Dest") != "document"
     if foreign:
         abort(403, "Another site may not ask this.")
 

@@ -325,6 +325,7 @@ def test_too_much(client: FlaskClient) -> None:
         ({"Host": "192.168.1.5:8080", "Origin": "http://evil.example"}, 403),
         ({"Host": "192.168.1.5:8080", "Origin": "http://192.168.1.5:81"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, 403),
     ],
 )
 def test_other_sites_have_nothing_to_ask(client: FlaskClient, headers: Mapping[str, str], status: int) -> None:
