@@ -223,8 +223,8 @@ class Catalog:
         """The k nearest neighbours of one picture, best first.
 
         image: a path, an ImageRecord of this catalog, whose file is not read, a PIL image, a uint8 RGB array (H, W, 3),
-        or a vector (dim,). where: an SQL condition over the
-        columns that the README lists. label: a class name. A queried file that is in the catalog is left out.
+        or a vector (dim,). where: an SQL condition over the columns that the README lists. label: a class name. A
+        queried file that is in the catalog is left out.
         Raises PictureError for a picture that cannot be used, InvalidArgument for the rest.
         """
         results, skipped = self.query_many(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from .fakes import FakeEmbedder
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "data" / "photos"
 EVA_TINY = ROOT / "data" / "eva-tiny"
+INDEXER = [sys.executable, "-m", "indexer"]
 
 
 def save_picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
@@ -32,6 +35,15 @@ def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     for seed, name in enumerate(["a.png", "b.png", "c.jpg", "d.bmp", "sub/e.png", "sub/f.png"]):
         save_picture(folder / name, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a catalog of the demo photographs by the tiny real model."""
+    folder = tmp_path_factory.mktemp("built")
+    command = [*INDEXER, "build", str(PHOTOS), "--model", str(EVA_TINY)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder
 
 

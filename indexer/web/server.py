@@ -86,9 +86,7 @@ def _running(app: Flask, listening: socket.socket) -> Iterator[Future[None]]:
 def _listening(host: str, port: int) -> socket.socket:
     """One socket: a name may stand for several addresses, which would each get a port."""
     try:
-        family, *_, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address, family=family)
     except (OSError, OverflowError, UnicodeError) as error:
         raise InvalidArgument(

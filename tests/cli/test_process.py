@@ -16,9 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import EVA_TINY, PHOTOS, ROOT, save_picture
-
-INDEXER = [sys.executable, "-m", "indexer"]
+from ..conftest import EVA_TINY, INDEXER, PHOTOS, ROOT, save_picture
 
 SLOW = """
 import sys, time
@@ -34,15 +32,6 @@ common.loader = lambda *_: lambda _: Slow()
 sys.argv[0] = "indexer"
 main()
 """
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a catalog of the demo photographs by the tiny real model."""
-    folder = tmp_path_factory.mktemp("built")
-    command = [*INDEXER, "build", str(PHOTOS), "--model", str(EVA_TINY)]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder
 
 
 @pytest.mark.parametrize("words", [["build"], ["query", str(PHOTOS / "cat.jpg")], ["info"], ["skips"], ["--help"]])

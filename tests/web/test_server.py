@@ -22,18 +22,7 @@ from PIL import Image
 from indexer import Catalog, CatalogError, CatalogNotFound, InvalidArgument
 from indexer.web.server import is_local, serve
 
-from ..conftest import EVA_TINY, PHOTOS
-
-INDEXER = [sys.executable, "-m", "indexer"]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a catalog of the demo photographs."""
-    folder = tmp_path_factory.mktemp("built")
-    command = [*INDEXER, "build", str(PHOTOS), "--model", str(EVA_TINY)]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder
+from ..conftest import INDEXER, PHOTOS
 
 
 @contextmanager
