@@ -5,7 +5,8 @@
 Vectors have 1,024 numbers. Without --pictures they are made: clusters of very different sizes, each around a centre in
 a space of 256 dimensions whose spread falls off, with noise; the intrinsic dimension is estimated and printed. With
 --pictures they are embeddings of real pictures and of edits of them by the tiny model, turned into 1,024 dimensions by
-a random isometry, which changes no similarity. Queries are of the same kind, and none of them is in the index.
+a random isometry, which changes no similarity. Queries are of the same kind, and none of them is in the index. Beside
+them others are asked for that are of another kind ("unusual"): around other centres, or negatives and mosaics.
 
 Every contender builds in a process of its own, and searches in others that are held to some cores. Ours is the whole
 way from a catalog: the index nominates, the store's vectors decide. hnswlib and usearch are left out where they are not
@@ -20,6 +21,7 @@ import functools
 import hashlib
 import importlib
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -74,7 +76,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as passing:
         folder = args.folder or Path(passing)
         folder.mkdir(exist_ok=True)
-        if not (folder / "needed.npy").exists():
+        if not needed_of(folder, "unusual").exists():
             make_vectors(folder, args.rows, args.pictures)
         compare(folder, [name for name in CONTENDERS if name in (args.only or ",".join(CONTENDERS)).split(",")], args)
 
@@ -84,7 +86,7 @@ def compare(folder: Path, names: list[str], args: argparse.Namespace) -> None:
     print(
         f"{len(rows):,} x {DIM}, intrinsic dimension {intrinsic_dimension(rows):.0f}, recall@{K} of {QUERIES:,} queries"
     )
-    print(f"{'':<28}{'recall':>8}{'build s':>9}{'disk %':>8}{'resident %':>11}", end="")
+    print(f"{'':<28}{'recall':>8}{'unusual':>9}{'build s':>9}{'disk %':>8}{'resident %':>11}", end="")
     print("".join(f"{f'q/s, {count} core':>14}" for count in args.cores) + "   how")
     for name in names:
         built = step(folder, "build", name)
@@ -96,8 +98,8 @@ def compare(folder: Path, names: list[str], args: argparse.Namespace) -> None:
             line = lines[0]
             disk, memory = (100 * size / (len(rows) * DIM * 4) for size in (built["bytes"], line["resident"]))
             rates = "".join(f"{rate:14,.0f}" for rate in (held["rate"] for held in lines))
-            print(f"{line['name']:<28}{line['recall']:8.3f}{built['seconds']:9.0f}{disk:8.1f}{memory:11.1f}", end="")
-            print(f"{rates}   {line['how']}", flush=True)
+            print(f"{line['name']:<28}{line['recall']:8.3f}{line['unusual']:9.3f}", end="")
+            print(f"{built['seconds']:9.0f}{disk:8.1f}{memory:11.1f}{rates}   {line['how']}", flush=True)
         if name == "ours":
             for line in ours_cold(folder) + (step(folder, "filter", name)["lines"] if args.filters else []):
                 print(line, flush=True)
@@ -122,8 +124,9 @@ def step(folder: Path, what: str, name: str, count: int | None = None) -> Any:
 
 
 def make_vectors(folder: Path, count: int, pictures: Path | None) -> None:
-    """rows.npy and queries.npy, and needed.npy: how near the K-th neighbour of every query is."""
+    """rows.npy, queries.npy and unusual.npy, and how near the K-th neighbour of every query is."""
     blocks = embedded(pictures, count + QUERIES) if pictures else clustered(count + QUERIES)
+    unusual = of_another_kind(pictures) if pictures else next(clustered(QUERIES, max(count // 100, 50), seed=2))
     # queries are spread over all that there is
     asked = np.sort(np.random.default_rng(1).choice(count + QUERIES, QUERIES, replace=False))
     rows = np.lib.format.open_memmap(folder / "rows.npy", "w+", np.float16, (count, DIM))
@@ -136,19 +139,25 @@ def make_vectors(folder: Path, count: int, pictures: Path | None) -> None:
         done, seen = done + len(rest), seen + len(block)
     assert done == count, f"only {done:,} vectors"
     rows.flush()
-    every = np.concatenate(queries).astype(np.float16).astype(np.float32)
-    np.save(folder / "queries.npy", every)
-    best = np.full((len(every), K), -1, np.float32)
-    for start in range(0, count, BLOCK):
-        scores = every @ rows[start : start + BLOCK].astype(np.float32).T
-        best = -np.sort(-np.hstack([best, scores]), axis=1)[:, :K]
-    np.save(folder / "needed.npy", best[:, -1])
+    for name, wanted in (("queries", np.concatenate(queries)), ("unusual", unusual)):
+        every = wanted.astype(np.float16).astype(np.float32)
+        np.save(folder / f"{name}.npy", every)
+        best = np.full((len(every), K), -1, np.float32)
+        for start in range(0, count, BLOCK):
+            scores = every @ rows[start : start + BLOCK].astype(np.float32).T
+            best = -np.sort(-np.hstack([best, scores]), axis=1)[:, :K]
+        np.save(needed_of(folder, name), best[:, -1])
 
 
-def clustered(count: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(0)
-    clusters = max(count // 100, 50)
-    basis = np.linalg.qr(rng.standard_normal((DIM, 256)))[0].T.astype(np.float32)
+def needed_of(folder: Path, name: str) -> Path:
+    return folder / f"{name}-needed.npy"
+
+
+def clustered(count: int, clusters: int = 0, seed: int = 1) -> Iterator[np.ndarray]:
+    """Vectors around so many centres, which another seed places elsewhere in the same space."""
+    clusters = clusters or max(count // 100, 50)
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((DIM, 256)))[0].T.astype(np.float32)
+    rng = np.random.default_rng(seed)
     spread = 1 / np.sqrt(np.arange(1, 257, dtype=np.float32))
     centres = rng.standard_normal((clusters, 256)).astype(np.float32) * spread
     sizes = rng.pareto(1.2, clusters) + 0.1
@@ -166,12 +175,31 @@ def embedded(source: Path, count: int) -> Iterator[np.ndarray]:
 
     embedder = load_embedder(str(ROOT / "data" / "eva-tiny"), batch_size=64)
     rng = np.random.default_rng(0)
-    lift = np.linalg.qr(rng.standard_normal((DIM, embedder.id.dim)))[0].T.astype(np.float32)
     pictures = list(small_pictures(source, embedder.preprocess.size[0]))
     each = -(-count // len(pictures))
     for start in range(0, len(pictures), 500):
         made = [edited(picture, rng, turn) for picture in pictures[start : start + 500] for turn in range(each)]
-        yield embedder.forward(np.stack(made)).vectors @ lift
+        yield lifted(embedder.forward(np.stack(made)).vectors)
+
+
+def of_another_kind(source: Path) -> np.ndarray:
+    """Negatives of pictures, and mosaics of four."""
+    from indexer import load_embedder
+
+    embedder = load_embedder(str(ROOT / "data" / "eva-tiny"), batch_size=64)
+    side = embedder.preprocess.size[0]
+    some = [np.asarray(picture) for picture in itertools.islice(small_pictures(source, side), 4 * QUERIES)]
+    made = [255 - picture for picture in some[: QUERIES // 2]]
+    for number in range(QUERIES // 2):
+        a, b, c, d = (some[(turn * QUERIES + number) % len(some)][::2, ::2] for turn in range(4))
+        made.append(np.vstack([np.hstack([a, b]), np.hstack([c, d])]))
+    return lifted(embedder.forward(np.stack(made)).vectors)
+
+
+def lifted(vectors: np.ndarray) -> np.ndarray:
+    """Vectors in DIM dimensions, as similar to each other as they are."""
+    axes = np.linalg.qr(np.random.default_rng(0).standard_normal((DIM, vectors.shape[1])))[0]
+    return vectors @ axes.T.astype(np.float32)
 
 
 def small_pictures(source: Path, side: int) -> Iterator[Image.Image]:
@@ -235,20 +263,21 @@ def search(name: str, folder: Path) -> dict[str, Any]:
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
     before = resident()
-    queries = np.load(folder / "queries.npy")
-    judge = functools.partial(recall, folder, queries)
+    queries, unusual = np.load(folder / "queries.npy"), np.load(folder / "unusual.npy")
+    judge = functools.partial(recall, folder, "queries")
     lines = []
     for line, how, run in CONTENDERS[name][1](folder / name, judge):
         found = run(queries)
         after = resident()
         rate = QUERIES / timed(functools.partial(run, queries))
-        lines.append({"name": line, "how": how, "recall": judge(found), "rate": rate, "resident": after - before})
+        recalls = {"recall": judge(found), "unusual": recall(folder, "unusual", run(unusual))}
+        lines.append({"name": line, "how": how, **recalls, "rate": rate, "resident": after - before})
     return {"lines": lines}
 
 
-def recall(folder: Path, queries: np.ndarray, found: np.ndarray) -> float:
+def recall(folder: Path, name: str, found: np.ndarray) -> float:
     """The share of the true nearest that was found; what is as near as the K-th is as good."""
-    needed = np.load(folder / "needed.npy")[:, None]
+    queries, needed = np.load(folder / f"{name}.npy"), np.load(needed_of(folder, name))[:, None]
     rows = np.load(folder / "rows.npy", mmap_mode="r")  # unmapped again at the end: not to count as resident
     scores = np.einsum("nkd,nd->nk", rows[np.maximum(found, 0)], queries, dtype=np.float32)
     return float(((scores >= needed - 2e-5) & (found >= 0)).mean())

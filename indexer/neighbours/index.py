@@ -26,7 +26,7 @@ from .choosing import FLAT
 from .nominator import Nominator
 from .stamp import Stamp, is_usable
 from .threads import threads
-from .tuning import Exam, tune
+from .tuning import Exam, K, tune
 
 if TYPE_CHECKING:
     import faiss
@@ -54,9 +54,12 @@ _FEW_QUERIES = 16
 _QUERIES_A_THREAD = 64
 # faiss compares rows as they are, of nearly unit length: so many more are named, and compared as unit rows
 _ROUNDED = 64
-# what passes a filter may lie where no query of the index's own exam has looked: so many times as many lists are. Where
-# half of 200,000 passed, and the queries were not like these, 8 times found 99.5 % of the nearest, once 64 %
+# what passes a filter, or is near to an unusual query, may lie where no query of the index's own exam has looked: so
+# many times as many lists are. Where half of 200,000 passed, and the queries were not like these, 8 times found 99.5 %
+# of the nearest, once 64 %
 _ELSEWHERE = 8
+# what is near to an unusual query is less far apart: so many times as many candidates are re-ranked
+_DEEPER = 2
 # vectors that are asked for to see what alike neighbours take
 _ASKED = 2000
 
@@ -163,9 +166,10 @@ class NeighbourIndex:
             return self
         rng = np.random.default_rng(self.stamp.covered)
         places = rng.choice(self.stamp.covered, min(self.stamp.covered, _ASKED), replace=False)
-        tuning = tune(self, Exam(self, np.sort(places), k, least), self.stamp.target)
         other = copy(self)
-        other.stamp = replace(self.stamp, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)
+        other.stamp = replace(self.stamp, usual=-1.0)  # who has nothing alike need not look for it twice
+        tuning = tune(other, Exam(self, np.sort(places), k, least), self.stamp.target)
+        other.stamp = replace(other.stamp, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)
         return other
 
     def exact(
@@ -209,24 +213,44 @@ class NeighbourIndex:
     def nominate(
         self, queries: Vectors, k: int, effort: int, depth: int, places: Ids | None = None
     ) -> tuple[Vectors, Ids]:
-        """The k best of `depth` candidates, re-ranked by the rows: scores and places, -1 where too few were found."""
-        import faiss
+        """The k best of `depth` candidates, re-ranked by the rows: scores and places, -1 where too few were found.
 
-        assert self.structure is not None
-        effort = min(effort, self.most_effort)
-        self.structure.prepare(queries, effort)
+        A query that finds less alike than those of the exam mostly did is unlike the collection, or lies where it is
+        sparse, and its neighbours lie further apart: it is searched for once more, further.
+        """
+        most = max(k, K)
+        usual = self.stamp.usual if places is None else -np.inf
+        self._prepare(queries, effort)
         with _selecting(places, self.stamp.covered) as selector:
-            inner = self.structure.parameters(effort, selector)
-            factor = max(depth, k) / k
-            parameters = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
-                k_factor=factor, base_index_params=inner
-            )
 
             def search(part: slice) -> tuple[Vectors, Ids]:
                 with threads(1):
-                    return self._refine.search(queries[part], k, params=parameters)
+                    scores, found = self._candidates(queries[part], most, effort, depth, selector)
+                    unusual = scores[:, K - 1] < usual
+                    if unusual.any():
+                        asked = queries[part][unusual]
+                        further, deeper = _ELSEWHERE * effort, _DEEPER * depth
+                        self._prepare(asked, further)
+                        scores[unusual], found[unusual] = self._candidates(asked, most, further, deeper, selector)
+                return scores[:, :k], found[:, :k]
 
             return _shared_out(search, len(queries), len(queries) // _QUERIES_A_THREAD)
+
+    def _prepare(self, queries: Vectors, effort: int) -> None:
+        assert self.structure is not None
+        self.structure.prepare(queries, min(effort, self.most_effort))
+
+    def _candidates(self, queries: Vectors, k: int, effort: int, depth: int, selector: Any) -> tuple[Vectors, Ids]:
+        """See nominate(), which does this once or twice."""
+        import faiss
+
+        assert self.structure is not None
+        inner = self.structure.parameters(min(effort, self.most_effort), selector)
+        parameters = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
+            k_factor=max(depth, k) / k, base_index_params=inner
+        )
+        found: tuple[Vectors, Ids] = self._refine.search(queries, k, params=parameters)
+        return found
 
     def _faiss_takes_over(self) -> bool:
         """Whether faiss compares all rows: as soon as numpy has taken as long as importing it takes.

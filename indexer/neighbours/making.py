@@ -137,11 +137,10 @@ def _choose(path: Path, rows: Stamp, kinds: Sequence[str], advance: Advance) -> 
         _add(structure, index, 0, advance)
         advance("measure", 0, 1)
         exam = exam or Exam(index, held_out)
-        tuning = tune(NeighbourIndex(path, rows, structure), exam, rows.target)
-        rows = replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)
-        if tuning.recall >= rows.target or kind == kinds[-1]:
+        rows = _tuned(path, rows, structure, exam)
+        if rows.recall >= rows.target or kind == kinds[-1]:
             return rows, structure
-    return replace(rows, kind=FLAT, recall=1.0, effort=0, depth=0, fit=1.0, trained=rows.covered), None
+    return replace(rows, kind=FLAT, recall=1.0, effort=0, depth=0, usual=-1.0, fit=1.0, trained=rows.covered), None
 
 
 def _extended(path: Path, rows: Stamp, old: NeighbourIndex, advance: Advance) -> tuple[Stamp, Nominator | None]:
@@ -155,12 +154,23 @@ def _extended(path: Path, rows: Stamp, old: NeighbourIndex, advance: Advance) ->
         raise _Outgrown
     structure.load_all()
     _add(structure, index, before.covered, advance)
-    rows = replace(rows, kind=before.kind, fit=before.fit, trained=before.trained)
     advance("measure", 0, 1)
-    tuning = tune(NeighbourIndex(path, rows, structure), Exam(index, held_out), rows.target)
-    if tuning.recall < rows.target:
+    rows = replace(rows, kind=before.kind, fit=before.fit, trained=before.trained)
+    rows = _tuned(path, rows, structure, Exam(index, held_out))
+    if rows.recall < rows.target:
         raise _Outgrown
-    return replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall), structure
+    return rows, structure
+
+
+def _tuned(path: Path, rows: Stamp, structure: Nominator, exam: Exam) -> Stamp:
+    """With how it is to be searched, and how well it finds then.
+
+    What asks in the exam is in the index itself. A graph leads to it more easily than to what is not, so there a second
+    look at unusual queries comes on top of what reaches the recall.
+    """
+    twice = exam.usual if structure.can_select else -1.0
+    tuning = tune(NeighbourIndex(path, replace(rows, usual=twice), structure), exam, rows.target)
+    return replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall, usual=exam.usual)
 
 
 def _split(count: int) -> tuple[Ids, Ids]:

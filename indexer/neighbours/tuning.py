@@ -21,6 +21,8 @@ DEPTHS = (20, 30, 50, 75, 100, 150, 200, 400)
 _SAME = 2e-5
 # from so many lists on, twice as many have to find this share more: else it is the codes that tell too little apart
 _ENOUGH, _GAIN = 1024, 0.001
+# the share of queries whose tenth neighbour is too little alike for them to count as usual
+_UNUSUAL = 0.05
 # so many neighbours say what share of them is found
 _FEWEST = 100
 # one candidate that is re-ranked takes the time of so many codes that are scanned
@@ -48,6 +50,7 @@ class Exam:
         self.queries = index.rows_at(places)
         self.k = min(k, index.stamp.covered - 1)
         best = self._others(*index.exact(self.queries, self.k + 1, by_cosine=False))
+        self.usual = float(np.quantile(best[:, -1], _UNUSUAL))  # see Stamp
         self._counts = (best >= least).sum(axis=1)  # (N,)
         if self._counts.sum() < _FEWEST:
             self._counts[:] = self.k
@@ -90,24 +93,28 @@ def _efforts(most: int) -> list[int]:
     return [1 << bit for bit in range(most.bit_length())]
 
 
-def _halfway(effort: int) -> int:
-    """Between half an effort and all of it."""
-    return effort * 3 // 4
+def _between(effort: int, parts: tuple[int, ...] = (5, 6, 7)) -> list[int]:
+    """Between half an effort and all of it, in eighths."""
+    return sorted({effort * part // 8 for part in parts} - {effort // 2, effort})
 
 
 def _fewer(index: NeighbourIndex, exam: Exam, target: float, enough: Tuning) -> Tuning:
-    """The same with an effort between it and the next smaller one, where that is enough too."""
-    if enough.effort < 4:
-        return enough
-    tried = _measured(index, exam, _halfway(enough.effort), enough.depth)
-    return tried if tried.recall >= target else enough
+    """The same with the least effort between it and the next smaller one that is enough too."""
+    between = _between(enough.effort)
+    while between:
+        middle = len(between) // 2
+        tried = _measured(index, exam, between[middle], enough.depth)
+        if tried.recall >= target:
+            enough, between = tried, between[:middle]
+        else:
+            between = between[middle + 1 :]
+    return enough
 
 
 def _cheaper(index: NeighbourIndex, exam: Exam, target: float, best: Tuning) -> Tuning:
     """The same or what costs less, where that is enough too: with more effort, less depth may be."""
-    whole = _efforts(index.most_effort)
-    efforts = sorted({*whole, *map(_halfway, whole[2:])})
-    for effort in efforts[efforts.index(best.effort) :]:
+    more = {effort for whole in _efforts(index.most_effort) for effort in (*_between(whole, (6,)), whole)}
+    for effort in [best.effort, *sorted(effort for effort in more if effort > best.effort)]:
         while depth := _cheaper_depth(index, effort, best):
             tried = _measured(index, exam, effort, depth)
             if tried.recall < target:

@@ -9,7 +9,7 @@ import signal
 import traceback
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -347,6 +347,44 @@ def test_what_passes_a_filter_is_found_wherever_it_lies(
     scores, ids = opened(tmp_path).search(others, 10, dogs + 10)
     assert np.isin(ids - 10, dogs).all()
     assert (scores >= best[:, -1:] - 1e-3).mean() > 0.97
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [("IVF64,SQ8", 0.97, 0.9), ("HNSW16,SQ8", 0.85, 0.6)])
+def test_unusual_queries_find_their_nearest_too(
+    tmp_path: Path, clustered: np.ndarray, kind: str, least: float, most: float
+) -> None:
+    """Here of kinds that the collection has not. least: what is found of their nearest; most: what one look finds."""
+    write(tmp_path, clustered, kind, target=0.97)
+    index, unusual = opened(tmp_path), made_clustered(1, 300, centres=1)
+    assert recall(index, clustered, unusual) >= least
+    index.stamp = replace(index.stamp, usual=-1.0)
+    assert recall(index, clustered, unusual) < most
+
+
+def test_what_is_usual_is_searched_for_once(
+    tmp_path: Path, clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, clustered, LISTS, target=0.9)
+    index, asked = opened(tmp_path), []
+    once = NeighbourIndex._candidates
+
+    def counted(self: NeighbourIndex, queries: np.ndarray, *how: Any) -> Any:
+        asked.append((len(queries), *how[1:3]))
+        return once(self, queries, *how)
+
+    monkeypatch.setattr(NeighbourIndex, "_candidates", counted)
+    index.nominate(made_clustered(1, 100), 10, 2, 30)
+    assert asked[0] == (100, 2, 30)
+    assert asked[1:] == [(asked[1][0], 16, 60)]
+    assert 1 <= asked[1][0] <= 12  # one in twenty, give or take
+    del asked[:]
+    index.nominate(made_clustered(1, 100), 1, 2, 30)
+    assert len(asked) == 2  # how many are asked for says nothing of a query
+    every = np.arange(len(clustered))
+    for other, places in ((index, every), (index.attuned(10, 0.97), None)):
+        del asked[:]
+        other.nominate(made_clustered(1, 100, centres=1), 10, 2, 30, places)
+        assert asked == [(100, 2, 30)]  # where little is alike, or only what is much alike counts
 
 
 def test_the_same_vectors_give_the_same_file(tmp_path: Path, clustered: np.ndarray) -> None:
@@ -723,12 +761,25 @@ def test_a_file_that_another_one_replaces_meanwhile_is_not_used(
     assert open_index(path, stamp) is None
 
 
+def stamped(path: Path, stamp: Stamp, values: dict[str, object]) -> None:
+    """Have an index file end with a stamp of other values."""
+    text = json.dumps(values).encode() + b"\n"
+    ends = zlib.crc32(text).to_bytes(4, "little"), len(text).to_bytes(4, "little"), MAGIC
+    path.write_bytes(path.read_bytes()[: stamp.bytes] + text + b"".join(ends))
+
+
+def test_an_index_that_says_nothing_of_what_is_usual_serves_on(tmp_path: Path, clustered: np.ndarray) -> None:
+    stamp = write(tmp_path, clustered, LISTS, target=0.9)
+    before = {name: value for name, value in asdict(stamp).items() if name != "usual"}
+    stamped(path_of(tmp_path, "c"), stamp, before)
+    assert opened(tmp_path).stamp == replace(stamp, usual=-1.0)
+    assert recall(opened(tmp_path), clustered, made_clustered(1, 300)) >= 0.88
+
+
 def test_an_index_of_another_indexer_is_known_and_not_used(tmp_path: Path, rows: np.ndarray) -> None:
     stamp = write(tmp_path, rows)
     (path,) = tmp_path.iterdir()
-    text = json.dumps({**asdict(stamp), "new": 1}).encode() + b"\n"
-    ends = zlib.crc32(text).to_bytes(4, "little"), len(text).to_bytes(4, "little"), MAGIC
-    path.write_bytes(path.read_bytes()[: stamp.bytes] + text + b"".join(ends))
+    stamped(path, stamp, {**asdict(stamp), "new": 1})
     assert find_index(tmp_path, "c", "m") is None
     write(tmp_path, rows)
     assert find_index(tmp_path, "c", "m")

@@ -51,8 +51,9 @@ def lists_and_codes(ceiling: float, blur: float) -> Recall:
 def test_no_cheaper_way_is_good_enough(blur: float, target: float) -> None:
     recall = lists_and_codes(0.999, blur)
     made = Made(recall)
-    efforts = {*(1 << bit for bit in range(13)), *(3 << bit for bit in range(11))}
-    every = [(effort, depth) for effort in efforts for depth in DEPTHS]
+    halves = {*(1 << bit for bit in range(13)), *(3 << bit for bit in range(11))}
+    eighths = {part << bit for part in (5, 7) for bit in range(10)}
+    every = [(effort, depth) for effort in halves | eighths for depth in DEPTHS]
     enough = [pair for pair in every if recall(*pair) >= target]
     if not enough:
         assert made.tune(target)[2] == max(recall(*pair) for pair in made.tried)
@@ -60,13 +61,15 @@ def test_no_cheaper_way_is_good_enough(blur: float, target: float) -> None:
     effort, depth, reached = made.tune(target)
     assert (effort, depth) in enough
     assert reached == recall(effort, depth)
-    assert made.cost((effort, depth)) == min(map(made.cost, enough))
+    assert made.cost((effort, depth)) <= min(made.cost(pair) for pair in enough if pair[0] in halves)
+    assert effort in halves or recall(effort - (effort & -effort), DEPTHS[-1]) < target
     assert len(set(made.tried)) == len(made.tried) < 24
 
 
-def test_an_effort_between_two_is_found() -> None:
-    made = Made(lambda effort, depth: 1.0 if effort >= 20 else 0.5)
-    assert made.tune(0.99) == (24, DEPTHS[0], 1.0)
+@pytest.mark.parametrize(("enough", "effort"), [(17, 20), (20, 20), (21, 24), (25, 28), (29, 32), (3, 3), (5, 5)])
+def test_an_effort_between_two_is_found(enough: int, effort: int) -> None:
+    made = Made(lambda effort, depth: 1.0 if effort >= enough else 0.5)
+    assert made.tune(0.99) == (effort, DEPTHS[0], 1.0)
 
 
 def test_what_cannot_be_reached_is_given_up_before_everything_is_read() -> None:
