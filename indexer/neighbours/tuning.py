@@ -31,7 +31,9 @@ _RERANK_COST = 64
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How to search. effort: lists to look into, or HNSW's efSearch. depth: candidates to re-rank. recall: measured."""
+    """How to search. effort: lists to look into, or HNSW's efSearch. depth: candidates to re-rank. recall: measured,
+    see Exam.recall().
+    """
 
     effort: int
     depth: int
@@ -58,9 +60,15 @@ class Exam:
         self._needed = np.where(self._counts[:, None] > 0, last - _SAME, np.inf)  # (N, 1)
 
     def recall(self, scores: Vectors, found: Places) -> float:
-        """The share of what counts that a search for queries with k + 1 has found. A query does not count."""
-        hits = (self._others(scores, found) >= self._needed).sum(axis=1)
-        return float(np.minimum(hits, self._counts).sum() / self._counts.sum())
+        """The share of what counts that a search for queries with k + 1 has found. A query does not count.
+
+        Less a standard error: of many ways to search the cheapest that is good enough is taken, which may be one that
+        these queries flatter.
+        """
+        hits = np.minimum((self._others(scores, found) >= self._needed).sum(axis=1), self._counts)
+        share = hits.sum() / self._counts.sum()
+        error = np.sqrt(np.square(hits - share * self._counts).sum()) / self._counts.sum()
+        return float(max(share - error, 0))
 
     def _others(self, scores: Vectors, found: Places) -> Vectors:
         """Scores (N, k) of what was found besides the query itself."""

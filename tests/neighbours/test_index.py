@@ -26,6 +26,7 @@ from indexer.neighbours.index import Block, NeighbourIndex, open_index
 from indexer.neighbours.making import extend_index, write_index
 from indexer.neighbours.nominator import Nominator, make
 from indexer.neighbours.stamp import MAGIC, Stamp, find_index, is_usable, path_of, read_stamp, remove_others
+from indexer.neighbours.tuning import Exam
 
 DIM = 32
 
@@ -298,6 +299,17 @@ def test_faiss_takes_the_threads_that_may_be_used_and_none_in_a_search(
     finally:
         faiss.omp_set_num_threads(before)
     assert counts == {"train": {3}, "knn": {3}, "search": {1}}
+
+
+def test_an_exam_states_what_it_measures_less_a_standard_error(tmp_path: Path, clustered: np.ndarray) -> None:
+    write(tmp_path, clustered[:300])
+    index = opened(tmp_path)
+    exam = Exam(index, np.arange(50))
+    scores, found = index.exact(exam.queries, 11, by_cosine=False)
+    assert exam.recall(scores, found) == 1.0
+    scores[::2, -1] = -1.0  # half of them find 9 of 10
+    assert exam.recall(scores, found) == pytest.approx(0.95 - 0.05 / 50**0.5, abs=1e-6)
+    assert exam.recall(scores[:, :1], found[:, :1]) == 0.0
 
 
 @pytest.mark.parametrize("count", [1, 63, 200])
