@@ -56,7 +56,7 @@ _HEADERS = {
         "base-uri 'none'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",  # addresses hold paths
+    "Referrer-Policy": "same-origin",  # addresses hold paths; with none at all, browsers say no origin for our forms
     "X-Content-Type-Options": "nosniff",
 }
 

@@ -348,7 +348,7 @@ def test_every_answer_is_held_to_its_own_page(client: FlaskClient, where: str) -
     assert policy.startswith("default-src 'none'")
     assert "script" not in policy + answer.text
     assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Referrer-Policy"] == "same-origin"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Access-Control-Allow-Origin" not in answer.headers
 
