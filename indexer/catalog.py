@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +16,7 @@ from .errors import CatalogError, CatalogNotFound, ModelError, PictureError, Wro
 from .pictures.decode import MAX_PIXELS
 from .records import (
     FLOAT,
+    Action,
     Applied,
     ApplyAction,
     BuildReport,
@@ -319,12 +320,19 @@ class Catalog:
         with self._changing(wait):
             return calibrate(self._store, self.embedder(), sample, progress)
 
-    def plan(self, report: DuplicatesReport, file: str | os.PathLike[str]) -> None:
-        """Write a report as a plan, for a person to review and for apply() to carry out."""
+    @staticmethod
+    def plan(
+        report: DuplicatesReport, file: str | os.PathLike[str], actions: Mapping[str, Action] | None = None
+    ) -> None:
+        """Write a report as a plan, for a person to review and for apply() to carry out.
+
+        actions: what is to be done with the images at some paths, where that is not what the report proposes.
+        Raises InvalidArgument where a group would then be removed and nothing of it kept.
+        """
         from .verbs.duplicates import planned
         from .verbs.plans import write_plan
 
-        write_plan(file, planned(report))
+        write_plan(file, planned(report, actions or {}))
 
     def apply(
         self,

@@ -16,10 +16,12 @@ from . import common
 @common.model_options
 @common.debug_option
 def serve(catalog: Path | None, host: str, port: int, device: str, precision: str, batch_size: int | None) -> None:
-    """Show the catalog in a browser: look at pictures, and find those that are like one of them or like one of yours.
+    """Show the catalog in a browser: look at pictures, find those that are like one of them or like one of yours, and
+    choose what becomes of duplicates.
 
-    Prints the address of the page, and serves it until Ctrl-C. Nothing can be changed there. Everybody who can reach
-    the address can see the pictures of the catalog: by itself that is whoever uses this machine.
+    Prints the address of the page, and serves it until Ctrl-C. Nothing is changed from there: what was chosen is
+    downloaded, as a plan for indexer apply. Everybody who can reach the address can see the pictures of the catalog: by
+    itself that is whoever uses this machine.
     """
     from ..web.server import is_local
     from ..web.server import serve as serve_catalog

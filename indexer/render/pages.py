@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..records import CatalogInfo, ImageRecord, QueryResult
-from .html import environment
+from ..records import TIERS, Action, CatalogInfo, DuplicatesReport, ImageRecord, Progress, QueryResult
+from .html import MOST_OF_A_GROUP, environment
+
+# groups of a page
+GROUPS = 50
+_OPTIONS = {"tier": "copy", "keep": None, "mirrors": False}
 
 
 def start_page(info: CatalogInfo, images: Sequence[ImageRecord], filters: Mapping[str, str], *, has_more: bool) -> str:
@@ -17,6 +21,40 @@ def start_page(info: CatalogInfo, images: Sequence[ImageRecord], filters: Mappin
 def like_page(result: QueryResult, filters: Mapping[str, str], shown: ImageRecord | str) -> str:
     """The neighbours of a picture. shown: what was looked for, an image of the catalog or the address of a picture."""
     return _page("like.html", result=result, filters=filters, shown=shown)
+
+
+def look_page(options: Mapping[str, Any], progress: Progress | None = None, problem: str | None = None) -> str:
+    """Before duplicates have been looked for, and while they are. options: as of Catalog.duplicates()."""
+    return _duplicates(None, options, progress=progress, problem=problem)
+
+
+def review_page(
+    report: DuplicatesReport, options: Mapping[str, Any], actions: Mapping[str, Action], round_id: str, page: int
+) -> str:
+    """Some of the groups, and what is to be done with each of their images.
+
+    actions: what was chosen, by path. round_id: comes back with the form, whose fields are the numbers of images in the
+    order of the report. page: from 1 to pages_of().
+    """
+    start, number, shown = GROUPS * (page - 1), 0, []
+    for place, group in enumerate(report):
+        if start <= place < start + GROUPS:
+            shown.append((group, list(enumerate(group.images[:MOST_OF_A_GROUP], number))))
+        number += len(group.images)
+    every = ((image, actions.get(image.path, image.action)) for group in report for image in group.images)
+    removed = [image.image.bytes for image, action in every if action == "remove"]
+    where = {"round": round_id, "page": page, "pages": pages_of(report)}
+    return _duplicates(report, options, groups=shown, actions=actions, removed=removed, **where)
+
+
+def pages_of(report: DuplicatesReport) -> int:
+    """How many pages its groups take, 1 at least."""
+    return max(-(-len(report) // GROUPS), 1)
+
+
+def _duplicates(report: DuplicatesReport | None, options: Mapping[str, Any], **values: Any) -> str:
+    usual: dict[str, Any] = {"progress": None, "problem": None, "filters": {}, "tiers": TIERS}
+    return _page("duplicates.html", report=report, options={**_OPTIONS, **options}, **{**usual, **values})
 
 
 def error_page(message: str) -> str:

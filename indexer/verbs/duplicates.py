@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -137,27 +137,33 @@ def keep_all(store: Store, report: DuplicatesReport, ids: Sequence[str]) -> list
     return chosen
 
 
-def planned(report: DuplicatesReport) -> Plan:
-    """The report as a plan."""
-    return Plan(
+def planned(report: DuplicatesReport, actions: Mapping[str, Action]) -> Plan:
+    """The report as a plan. actions: see Catalog.plan()."""
+    plan = Plan(
         report.catalog,
         report.uuid,
         report.model,
         report.threshold,
         tuple(
             PlannedGroup(
-                group.id, group.tier, group.min_score, tuple(_planned(image) for image in group.images), group.keep.why
+                group.id,
+                group.tier,
+                group.min_score,
+                tuple(_planned(image, actions.get(image.path, image.action)) for image in group.images),
+                group.keep.why,
             )
             for group in report.groups
         ),
         report.recall,
     )
+    plan.check()
+    return plan
 
 
-def _planned(found: DuplicateImage) -> PlannedImage:
+def _planned(found: DuplicateImage, action: Action) -> PlannedImage:
     image = found.image
     size = (image.bytes, image.width, image.height)
-    return PlannedImage(image.path, image.sha256, *size, found.score, found.tier, found.action, found.why)
+    return PlannedImage(image.path, image.sha256, *size, found.score, found.tier, action, found.why)
 
 
 def keep_kept(store: Store, plan: Plan) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast, get_args
 from urllib.parse import parse_qs
 
 from flask import Flask, Response, abort, redirect, request
@@ -24,7 +24,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from ..catalog import Catalog
 from ..errors import CatalogError, IndexerError, InvalidArgument, PictureError
-from ..records import ImageRecord, QueryResult
+from ..records import Action, ImageRecord, QueryResult
 from ..render import jsonl, pages
 from ..render.text import printable
 from .desk import Desk, first_of
@@ -33,6 +33,7 @@ from .desk import Desk, first_of
 PAGE, NEIGHBOURS, MOST = 60, 10, 500
 # what may be sent; a file that is indexed may be larger
 MOST_BYTES = 256 << 20
+_NUMBER = re.compile("[0-9]{1,9}")
 _STATUS = {InvalidArgument: 400, PictureError: 422, CatalogError: 503}
 _TYPES = {
     "JPEG": "image/jpeg",
@@ -74,6 +75,9 @@ def create_app(desk: Desk, hosts: Collection[str]) -> Flask:
         ("/", ["GET"], _start),
         ("/like", ["GET", "POST"], _like_sent),
         ("/like/<sha256>", ["GET"], _like),
+        ("/duplicates", ["GET"], _duplicates),
+        ("/duplicates", ["POST"], _chosen),
+        ("/duplicates/look", ["POST"], _look),
         ("/thumbnail/<sha256>", ["GET"], _thumbnail),
         ("/picture/<sha256>", ["GET"], _picture),
         ("/api/info", ["GET"], _api_info),
@@ -112,6 +116,46 @@ def _like_sent(desk: Desk) -> str | WerkzeugResponse:
         result = desk.ask_for_new(partial(_nearest, path, asked, PAGE))
         thumbnail = f"data:image/jpeg;base64,{b64encode(desk.thumbnail_of(path)).decode()}"
     return pages.like_page(QueryResult(sent.filename, result.matches, result.seconds), asked.filters, thumbnail)
+
+
+def _duplicates(desk: Desk) -> str | Response:
+    asked, begun = _Asked(), desk.review.round
+    if begun is None:
+        return pages.look_page({})
+    if not begun.report.done():
+        return pages.look_page(begun.options, begun.progress)
+    try:
+        report = begun.report.result()
+    except IndexerError as error:
+        return Response(pages.look_page(begun.options, problem=str(error)), _status(error))
+    page = asked.number("page", 1, 1, pages.pages_of(report))
+    return pages.review_page(report, begun.options, begun.actions, begun.id, page)
+
+
+def _look(desk: Desk) -> WerkzeugResponse:
+    form = request.form
+    options = {"tier": form.get("tier"), "keep": form.get("keep", "").strip() or None, "mirrors": "mirrors" in form}
+    desk.review.look(options)
+    return redirect("/duplicates", 303)
+
+
+def _chosen(desk: Desk) -> WerkzeugResponse:
+    """Remember what was chosen on a page, and go on to another, or to the plan."""
+    form, begun = request.form, desk.review.round
+    if begun is None or form.get("round") != begun.id:
+        raise InvalidArgument("Duplicates were looked for once more meanwhile, so nothing was chosen. Go back to them.")
+    images = [image.path for group in begun.report.result() for image in group.images]
+    for name, action in form.items():
+        if not _NUMBER.fullmatch(name):
+            continue
+        if action not in get_args(Action) or not int(name) < len(images):
+            raise InvalidArgument(f"{name}={action} is no choice. Choose keep, remove or leave for an image.")
+        begun.actions[images[int(name)]] = cast(Action, action)
+    where = form.get("go", "")
+    if where != "plan":
+        return redirect(f"/duplicates?page={where if _NUMBER.fullmatch(where) else 1}", 303)
+    headers = {"Content-Disposition": "attachment; filename=plan.json", "Cache-Control": "no-store"}
+    return Response(begun.plan(), mimetype="application/json", headers=headers)
 
 
 def _thumbnail(desk: Desk, sha256: str) -> Response:
@@ -187,7 +231,7 @@ class _Asked:
     def number(self, name: str, default: int, least: int, most: int) -> int:
         """Raises InvalidArgument."""
         text = self.text(name) or str(default)
-        if not re.fullmatch("[0-9]{1,9}", text) or not least <= int(text) <= most:
+        if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
             raise InvalidArgument(f"{name}={text} is not possible. Give a whole number from {least} to {most}.")
         return int(text)
 
@@ -268,7 +312,11 @@ def _with_headers(response: Response) -> Response:
 
 
 def _refused(error: IndexerError) -> Response:
-    return _said(str(error), next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500))
+    return _said(str(error), _status(error))
+
+
+def _status(error: IndexerError) -> int:
+    return next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
 
 
 def _refused_by_http(error: HTTPException) -> Response:
@@ -277,7 +325,7 @@ def _refused_by_http(error: HTTPException) -> Response:
 
 
 def _no_room(error: OSError) -> Response:
-    return _said(f"What was sent cannot be kept ({error.strerror}). Make room where temporary files go.", 507)
+    return _said(f"Something cannot be kept for a while ({error.strerror}). Make room where temporary files go.", 507)
 
 
 def _said(message: str, status: int) -> Response:

@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 from ..catalog import Catalog
 from ..errors import PictureError, WrongModel
 from ..records import ImageRecord
+from .review import Review
 
 THUMBNAIL = 320
 # of some 15 KB
@@ -74,7 +75,7 @@ class Clerk:
 
 
 class Desk:
-    """Two clerks, of whom one may be busy with the model for long, and what makes thumbnails beside them."""
+    """Two clerks, of whom one may be busy with the model for long, and what finds duplicates and makes thumbnails."""
 
     def __init__(self, open_catalog: Callable[[], Catalog]) -> None:
         """open_catalog: see Clerk."""
@@ -83,6 +84,8 @@ class Desk:
             """For what is in the catalog."""
             self.ask_for_new = opened.enter_context(Clerk(open_catalog)).ask
             """For pictures that may have to go through the model."""
+            self.review = opened.enter_context(Review(open_catalog))
+            """For duplicates."""
             self._thumbnails = opened.enter_context(Catalog.thumbnails(THUMBNAIL))
             self._ending = opened.pop_all()
         self.thumbnail = lru_cache(_KEPT)(self._thumbnail)

@@ -224,7 +224,7 @@ def test_no_room_for_what_is_sent(client: FlaskClient, tmp_path: Path, monkeypat
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
     answer = client.post("/api/query", data=CAT.read_bytes())
     assert answer.status_code == 507
-    assert "What was sent cannot be kept (No such file or directory). Make room" in answer.text
+    assert "Something cannot be kept for a while (No such file or directory). Make room" in answer.text
 
 
 def test_an_empty_catalog(tmp_path: Path) -> None:
