@@ -157,9 +157,10 @@ class NeighbourIndex:
             scores[part] = cosines(halves.reshape(*shape, dim), queries[part])
         return contents, scores, sound
 
-    def attuned(self, k: int, least: float) -> NeighbourIndex:
+    def attuned(self, k: int, least: float, advance: Callable[[int, int], None] = lambda *_: None) -> NeighbourIndex:
         """The same for who asks for vectors of the index itself, and for neighbours at least this alike only.
 
+        advance: told how many rows the exam has compared, and of how many.
         They are found as cheaply as reaches the recall that it was built for; its stamp's recall is measured for that.
         """
         if self.structure is None:
@@ -167,27 +168,36 @@ class NeighbourIndex:
         rng = np.random.default_rng(self.stamp.covered)
         places = rng.choice(self.stamp.covered, min(self.stamp.covered, _ASKED), replace=False)
         other = copy(self)
-        other.stamp = replace(self.stamp, usual=-1.0)  # who has nothing alike need not look for it twice
-        tuning = tune(other, Exam(self, np.sort(places), k, least), self.stamp.target)
-        other.stamp = replace(other.stamp, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall)
+        other.stamp = replace(self.stamp, usual=None)  # who has nothing alike need not look for it twice
+        tuning = tune(other, Exam(self, np.sort(places), k, least, advance), self.stamp.target)
+        other.stamp = replace(other.stamp, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall.share)
         return other
 
     def exact(
-        self, queries: Vectors, k: int, places: Ids | None = None, *, by_cosine: bool = True
+        self,
+        queries: Vectors,
+        k: int,
+        places: Ids | None = None,
+        *,
+        by_cosine: bool = True,
+        advance: Callable[[int, int], None] = lambda *_: None,
     ) -> tuple[Vectors, Ids]:
         """The k best of all rows, or of those at some places: scores and places, both (N, k).
 
         by_cosine: otherwise by the products with rows as they are, which are of nearly unit length, as nominate() does.
+        advance: told how many rows have been compared, and of how many, where there are many.
         """
         count = self.stamp.covered if places is None else len(places)
         few = count * self.stamp.dim <= _FEW_NUMBERS
         if few and len(queries) < _FEW_QUERIES and (places is not None or not self._faiss_takes_over()):
             scores, found = _best(self._compare(queries, places, count, by_cosine), k)
             return scores, found if places is None else np.where(found < 0, -1, places[found])
-        return self._by_faiss(queries, k, places, by_cosine)
+        return self._by_faiss(queries, k, places, by_cosine, advance)
 
     @threads()
-    def _by_faiss(self, queries: Vectors, k: int, places: Ids | None, by_cosine: bool) -> tuple[Vectors, Ids]:
+    def _by_faiss(
+        self, queries: Vectors, k: int, places: Ids | None, by_cosine: bool, advance: Callable[[int, int], None]
+    ) -> tuple[Vectors, Ids]:
         import faiss
 
         count = self.stamp.covered if places is None else len(places)
@@ -208,6 +218,7 @@ class NeighbourIndex:
             both, where = np.hstack([best, scores]), np.hstack([found, places + start])
             order = np.argsort(-both, axis=1, kind="stable")[:, :k]
             best, found = np.take_along_axis(both, order, 1), np.take_along_axis(where, order, 1)
+            advance(start + len(rows), self.stamp.covered)
         return best, found
 
     def nominate(
@@ -219,7 +230,7 @@ class NeighbourIndex:
         sparse, and its neighbours lie further apart: it is searched for once more, further.
         """
         most = max(k, K)
-        usual = self.stamp.usual if places is None else -np.inf
+        usual = -np.inf if self.stamp.usual is None or places is not None else self.stamp.usual
         self._prepare(queries, effort)
         with _selecting(places, self.stamp.covered) as selector:
 

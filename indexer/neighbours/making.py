@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -136,11 +137,11 @@ def _choose(path: Path, rows: Stamp, kinds: Sequence[str], advance: Advance) -> 
         rows = replace(rows, kind=kind, fit=structure.fit(index.rows_at(held_out)), trained=rows.covered)
         _add(structure, index, 0, advance)
         advance("measure", 0, 1)
-        exam = exam or Exam(index, held_out)
+        exam = exam or Exam(index, held_out, advance=partial(advance, "measure"))
         rows = _tuned(path, rows, structure, exam)
         if rows.recall >= rows.target or kind == kinds[-1]:
             return rows, structure
-    return replace(rows, kind=FLAT, recall=1.0, effort=0, depth=0, usual=-1.0, fit=1.0, trained=rows.covered), None
+    return replace(rows, kind=FLAT, recall=1.0, effort=0, depth=0, usual=None, fit=1.0, trained=rows.covered), None
 
 
 def _extended(path: Path, rows: Stamp, old: NeighbourIndex, advance: Advance) -> tuple[Stamp, Nominator | None]:
@@ -156,7 +157,7 @@ def _extended(path: Path, rows: Stamp, old: NeighbourIndex, advance: Advance) ->
     _add(structure, index, before.covered, advance)
     advance("measure", 0, 1)
     rows = replace(rows, kind=before.kind, fit=before.fit, trained=before.trained)
-    rows = _tuned(path, rows, structure, Exam(index, held_out))
+    rows = _tuned(path, rows, structure, Exam(index, held_out, advance=partial(advance, "measure")))
     if rows.recall < rows.target:
         raise _Outgrown
     return rows, structure
@@ -168,9 +169,9 @@ def _tuned(path: Path, rows: Stamp, structure: Nominator, exam: Exam) -> Stamp:
     What asks in the exam is in the index itself. A graph leads to it more easily than to what is not, so there a second
     look at unusual queries comes on top of what reaches the recall.
     """
-    twice = exam.usual if structure.can_select else -1.0
+    twice = exam.usual if structure.can_select else None
     tuning = tune(NeighbourIndex(path, replace(rows, usual=twice), structure), exam, rows.target)
-    return replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall, usual=exam.usual)
+    return replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall.share, usual=exam.usual)
 
 
 def _split(count: int) -> tuple[Ids, Ids]:

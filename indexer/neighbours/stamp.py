@@ -31,11 +31,11 @@ _CHECKED_BYTES = 128 << 20
 class Stamp:
     """What an index file says of itself.
 
-    name: by which the store knows it. kind: FLAT or a factory string. covered: vectors in it. last: the highest vector
-    id that there was, of any model. recall: as measured; effort, depth: how to search for it; usual: the score of a
-    tenth neighbour below which a query is unusual, see NeighbourIndex.nominate(); fit: see Nominator.fit(). trained:
-    vectors when it was trained. rows, ids, lists, structure: where the parts begin. bytes, crc32: of all parts. guard:
-    CRC-32 of what a search follows blindly, see _guarded().
+    name: by which the store knows it. kind: FLAT or a factory string. covered: vectors in it. last: the highest
+    vector id that there was, of any model. recall: as measured; effort, depth: how to search for it; usual: the
+    score of a tenth neighbour below which a query is unusual, see NeighbourIndex.nominate(), None where that is not
+    asked; fit: see Nominator.fit(). trained: vectors when it was trained. rows, ids, lists, structure: where the
+    parts begin. bytes, crc32: of all parts. guard: CRC-32 of what a search follows blindly, see _guarded().
     """
 
     name: str
@@ -48,7 +48,7 @@ class Stamp:
     target: float = 1.0
     effort: int = 0
     depth: int = 0
-    usual: float = -1.0
+    usual: float | None = None
     fit: float = 1.0
     trained: int = 0
     rows: int = 0

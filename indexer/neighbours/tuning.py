@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,29 +30,45 @@ _FEWEST = 100
 _RERANK_COST = 64
 
 
+class Recall(NamedTuple):
+    """A share that was measured, and the same less a standard error.
+
+    Of many ways to search the cheapest that is good enough is taken, which may be one that the queries flatter.
+    """
+
+    share: float
+    surely: float
+
+
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How to search. effort: lists to look into, or HNSW's efSearch. depth: candidates to re-rank. recall: measured,
-    see Exam.recall().
-    """
+    """How to search. effort: lists to look into, or HNSW's efSearch. depth: candidates to re-rank."""
 
     effort: int
     depth: int
-    recall: float
+    recall: Recall
 
 
 class Exam:
     """Vectors of the collection, and what exact search finds for them."""
 
-    def __init__(self, index: NeighbourIndex, places: Places, k: int = K, least: float = -1.0) -> None:
+    def __init__(
+        self,
+        index: NeighbourIndex,
+        places: Places,
+        k: int = K,
+        least: float = -1.0,
+        advance: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
         """Searches every row for the k nearest of the rows at some places.
 
-        least: only neighbours at least this alike count; all do where too few are for an answer.
+        least: only neighbours at least this alike count; all do where too few are for an answer. advance: see
+        NeighbourIndex.exact().
         """
         self.places = places
         self.queries = index.rows_at(places)
         self.k = min(k, index.stamp.covered - 1)
-        best = self._others(*index.exact(self.queries, self.k + 1, by_cosine=False))
+        best = self._others(*index.exact(self.queries, self.k + 1, by_cosine=False, advance=advance))
         self.usual = float(np.quantile(best[:, -1], _UNUSUAL))  # see Stamp
         self._counts = (best >= least).sum(axis=1)  # (N,)
         if self._counts.sum() < _FEWEST:
@@ -59,16 +76,12 @@ class Exam:
         last = np.take_along_axis(best, np.maximum(self._counts - 1, 0)[:, None], axis=1)
         self._needed = np.where(self._counts[:, None] > 0, last - _SAME, np.inf)  # (N, 1)
 
-    def recall(self, scores: Vectors, found: Places) -> float:
-        """The share of what counts that a search for queries with k + 1 has found. A query does not count.
-
-        Less a standard error: of many ways to search the cheapest that is good enough is taken, which may be one that
-        these queries flatter.
-        """
+    def recall(self, scores: Vectors, found: Places) -> Recall:
+        """The share of what counts that a search for queries with k + 1 has found. A query does not count."""
         hits = np.minimum((self._others(scores, found) >= self._needed).sum(axis=1), self._counts)
         share = hits.sum() / self._counts.sum()
         error = np.sqrt(np.square(hits - share * self._counts).sum()) / self._counts.sum()
-        return float(max(share - error, 0))
+        return Recall(float(share), float(share - error))
 
     def _others(self, scores: Vectors, found: Places) -> Vectors:
         """Scores (N, k) of what was found besides the query itself."""
@@ -78,17 +91,17 @@ class Exam:
 
 
 def tune(index: NeighbourIndex, exam: Exam, target: float) -> Tuning:
-    """The cheapest way to search that reaches the target, or else the best there is.
+    """The cheapest way to search that surely reaches the target, or else the best there is.
 
     Looking into more lists or re-ranking more never finds less: so what is too little at the greatest depth need not be
     tried at others. Cost is counted, not clocked, so that the same collection is always searched in the same way.
     """
-    best = Tuning(1, DEPTHS[-1], -1.0)
+    best = Tuning(1, DEPTHS[-1], Recall(-1.0, -1.0))
     for effort in _efforts(index.most_effort):
         tried = _measured(index, exam, effort, DEPTHS[-1])
-        if tried.recall >= target:
+        if tried.recall.surely >= target:
             return _cheaper(index, exam, target, _fewer(index, exam, target, tried))
-        gained = tried.recall - best.recall
+        gained = tried.recall.share - best.recall.share
         if gained > 0:
             best = tried
         if effort > _ENOUGH and gained < _GAIN:
@@ -112,7 +125,7 @@ def _fewer(index: NeighbourIndex, exam: Exam, target: float, enough: Tuning) -> 
     while between:
         middle = len(between) // 2
         tried = _measured(index, exam, between[middle], enough.depth)
-        if tried.recall >= target:
+        if tried.recall.surely >= target:
             enough, between = tried, between[:middle]
         else:
             between = between[middle + 1 :]
@@ -125,7 +138,7 @@ def _cheaper(index: NeighbourIndex, exam: Exam, target: float, best: Tuning) -> 
     for effort in [best.effort, *sorted(effort for effort in more if effort > best.effort)]:
         while depth := _cheaper_depth(index, effort, best):
             tried = _measured(index, exam, effort, depth)
-            if tried.recall < target:
+            if tried.recall.surely < target:
                 break
             best = tried
     return best
@@ -143,4 +156,5 @@ def _measured(index: NeighbourIndex, exam: Exam, effort: int, depth: int) -> Tun
 
 
 def _cost(index: NeighbourIndex, effort: int, depth: int) -> float:
+    """In codes that are scanned. What unusual queries take more is about the same share of every way, and left out."""
     return effort * index.stamp.covered / index.most_effort + depth * _RERANK_COST

@@ -181,7 +181,7 @@ def _named(
     """
     there = nodes if others is None else others
     ids, places = there.vectors()
-    index = index.attuned(TOP, threshold)
+    index = index.attuned(TOP, threshold, step)
 
     def nearest(rows: Half) -> Ids:
         scores, named = index.search(unit(rows), TOP + (others is None))
@@ -213,7 +213,7 @@ def _named_by_look(ours: Half, theirs: Half | None, progress: Callable[[Progress
         index = open_index(path_of(Path(name), stamp.name), stamp)
         if index is None:
             raise CatalogError("The neighbour index of looks cannot be read back. Check the disk of temporary files.")
-        index = index.attuned(TOP_LOOKS, LOOK)
+        index = index.attuned(TOP_LOOKS, LOOK, partial(advance, "measure"))
         search = index.search
 
         def nearest(rows: Half) -> Ids:

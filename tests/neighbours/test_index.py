@@ -301,15 +301,15 @@ def test_faiss_takes_the_threads_that_may_be_used_and_none_in_a_search(
     assert counts == {"train": {3}, "knn": {3}, "search": {1}}
 
 
-def test_an_exam_states_what_it_measures_less_a_standard_error(tmp_path: Path, clustered: np.ndarray) -> None:
+def test_an_exam_measures_a_share_and_a_standard_error(tmp_path: Path, clustered: np.ndarray) -> None:
     write(tmp_path, clustered[:300])
     index = opened(tmp_path)
     exam = Exam(index, np.arange(50))
     scores, found = index.exact(exam.queries, 11, by_cosine=False)
-    assert exam.recall(scores, found) == 1.0
+    assert exam.recall(scores, found) == (1.0, 1.0)
     scores[::2, -1] = -1.0  # half of them find 9 of 10
-    assert exam.recall(scores, found) == pytest.approx(0.95 - 0.05 / 50**0.5, abs=1e-6)
-    assert exam.recall(scores[:, :1], found[:, :1]) == 0.0
+    assert exam.recall(scores, found) == pytest.approx((0.95, 0.95 - 0.05 / 50**0.5), abs=1e-6)
+    assert exam.recall(scores[:, :1], found[:, :1]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("count", [1, 63, 200])
@@ -369,7 +369,7 @@ def test_unusual_queries_find_their_nearest_too(
     write(tmp_path, clustered, kind, target=0.97)
     index, unusual = opened(tmp_path), made_clustered(1, 300, centres=1)
     assert recall(index, clustered, unusual) >= least
-    index.stamp = replace(index.stamp, usual=-1.0)
+    index.stamp = replace(index.stamp, usual=None)
     assert recall(index, clustered, unusual) < most
 
 
@@ -397,6 +397,13 @@ def test_what_is_usual_is_searched_for_once(
         del asked[:]
         other.nominate(made_clustered(1, 100, centres=1), 10, 2, 30, places)
         assert asked == [(100, 2, 30)]  # where little is alike, or only what is much alike counts
+    write(tmp_path, clustered, "IVF600,Flat", target=0.9)
+    told: list[tuple[int, int]] = []
+    attuned = opened(tmp_path).attuned(10, 0.97, lambda *far: told.append(far))
+    assert told == [(6000, 6000)]
+    del asked[:]
+    assert (attuned.nominate(clustered[:100], 10, 1, 30)[1][:, -1] < 0).any()
+    assert asked == [(100, 1, 30)]  # nor where too little lies in the lists
 
 
 def test_the_same_vectors_give_the_same_file(tmp_path: Path, clustered: np.ndarray) -> None:
@@ -784,7 +791,7 @@ def test_an_index_that_says_nothing_of_what_is_usual_serves_on(tmp_path: Path, c
     stamp = write(tmp_path, clustered, LISTS, target=0.9)
     before = {name: value for name, value in asdict(stamp).items() if name != "usual"}
     stamped(path_of(tmp_path, "c"), stamp, before)
-    assert opened(tmp_path).stamp == replace(stamp, usual=-1.0)
+    assert opened(tmp_path).stamp == replace(stamp, usual=None)
     assert recall(opened(tmp_path), clustered, made_clustered(1, 300)) >= 0.88
 
 

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from indexer.neighbours.index import NeighbourIndex
-from indexer.neighbours.tuning import DEPTHS, Exam, tune
+from indexer.neighbours.tuning import DEPTHS, Exam, Recall, tune
 
-Recall = Callable[[int, int], float]
+Shares = Callable[[int, int], float]
 
 
 class Made:
     """An index of a million vectors whose recall is a function of effort and depth, and the exam that sees it."""
 
-    def __init__(self, recall: Recall, lists: int = 4096) -> None:
+    error = 0.0
+
+    def __init__(self, recall: Shares, lists: int = 4096) -> None:
         self.recall_of = recall
         self.stamp = SimpleNamespace(covered=1_000_000)
         self.most_effort = lists
@@ -30,18 +32,19 @@ class Made:
         self.tried.append((effort, depth))
         return effort, depth
 
-    def recall(self, effort: int, depth: int) -> float:
-        return self.recall_of(effort, depth)
+    def recall(self, effort: int, depth: int) -> Recall:
+        share = self.recall_of(effort, depth)
+        return Recall(share, share - self.error)
 
     def tune(self, target: float) -> tuple[int, int, float]:
         found = tune(cast(NeighbourIndex, self), cast(Exam, self), target)
-        return found.effort, found.depth, found.recall
+        return found.effort, found.depth, found.recall.share
 
     def cost(self, pair: tuple[int, int]) -> float:
         return pair[0] * 1_000_000 / self.most_effort + 64 * pair[1]
 
 
-def lists_and_codes(ceiling: float, blur: float) -> Recall:
+def lists_and_codes(ceiling: float, blur: float) -> Shares:
     """More lists and more depth find more, up to a ceiling."""
     return lambda effort, depth: ceiling * (1 - 0.7 / effort) * (1 - blur / depth)
 
@@ -89,3 +92,11 @@ def test_few_lists_are_all_tried() -> None:
 def test_an_index_that_finds_nothing_still_has_a_way_to_be_searched() -> None:
     made: Any = Made(lambda effort, depth: 0.0, lists=8)
     assert made.tune(0.99) == (1, DEPTHS[-1], 0.0)
+
+
+def test_the_cheapest_that_passes_by_luck_is_passed_over() -> None:
+    made = Made(lambda effort, depth: 0.991 if effort < 64 else 1.0)
+    made.error = 0.002
+    assert made.tune(0.99) == (64, DEPTHS[0], 1.0)
+    made.error = 0.02
+    assert made.tune(0.99) == (64, DEPTHS[-1], 1.0)  # where none surely does, the best
