@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
+from secrets import token_hex
 from typing import Any
 
 from ..records import TIERS, Action, CatalogInfo, DuplicatesReport, ImageRecord, Progress, QueryResult
@@ -23,9 +25,14 @@ def like_page(result: QueryResult, filters: Mapping[str, str], shown: ImageRecor
     return _page("like.html", result=result, filters=filters, shown=shown)
 
 
-def look_page(options: Mapping[str, Any], progress: Progress | None = None, problem: str | None = None) -> str:
-    """Before duplicates have been looked for, and while they are. options: as of Catalog.duplicates()."""
-    return _duplicates(None, options, progress=progress, problem=problem)
+def look_page(options: Mapping[str, Any] | None = None, problem: str | None = None) -> str:
+    """Before duplicates have been looked for, or after that failed. options: as of Catalog.duplicates()."""
+    return _duplicates(None, options or {}, problem=problem)
+
+
+def looking_page(progress: Progress) -> str:
+    """While they are looked for."""
+    return _duplicates(None, {}, progress=progress)
 
 
 def review_page(
@@ -34,17 +41,21 @@ def review_page(
     """Some of the groups, and what is to be done with each of their images.
 
     actions: what was chosen, by path. round_id: comes back with the form, whose fields are the numbers of images in the
-    order of the report. page: from 1 to pages_of().
+    order of the report, or of the first and the last that are not shown. page: from 1 to pages_of().
     """
-    start, number, shown = GROUPS * (page - 1), 0, []
+    start, number, shown, removed = GROUPS * (page - 1), 0, [], []
     for place, group in enumerate(report):
+        chosen = [actions.get(image.path, image.action) for image in group.images]
+        removed += [image.image.bytes for image, action in zip(group.images, chosen, strict=True) if action == "remove"]
         if start <= place < start + GROUPS:
-            shown.append((group, list(enumerate(group.images[:MOST_OF_A_GROUP], number))))
+            every = list(zip(count(number), group.images, chosen))
+            rest = set(chosen[MOST_OF_A_GROUP:])
+            shown.append(
+                (group, every[:MOST_OF_A_GROUP], every[MOST_OF_A_GROUP:], rest.pop() if len(rest) == 1 else "")
+            )
         number += len(group.images)
-    every = ((image, actions.get(image.path, image.action)) for group in report for image in group.images)
-    removed = [image.image.bytes for image, action in every if action == "remove"]
-    where = {"round": round_id, "page": page, "pages": pages_of(report)}
-    return _duplicates(report, options, groups=shown, actions=actions, removed=removed, **where)
+    where = {"round": round_id, "id": token_hex(4), "page": page, "pages": pages_of(report)}
+    return _duplicates(report, options, groups=shown, removed=removed, **where)
 
 
 def pages_of(report: DuplicatesReport) -> int:

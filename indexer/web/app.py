@@ -19,6 +19,7 @@ from typing import IO, Any, cast, get_args
 from urllib.parse import parse_qs
 
 from flask import Flask, Response, abort, redirect, request
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -33,7 +34,9 @@ from .desk import Desk, first_of
 PAGE, NEIGHBOURS, MOST = 60, 10, 500
 # what may be sent; a file that is indexed may be larger
 MOST_BYTES = 256 << 20
-_NUMBER = re.compile("[0-9]{1,9}")
+# of a form: some 100 KB for a page of large groups
+_FORM_BYTES = 1 << 20
+_NUMBER, _IMAGES = re.compile("[0-9]{1,9}"), re.compile("[0-9]{1,9}(-[0-9]{1,9})?")
 _STATUS = {InvalidArgument: 400, PictureError: 422, CatalogError: 503}
 _TYPES = {
     "JPEG": "image/jpeg",
@@ -78,6 +81,7 @@ def create_app(desk: Desk, hosts: Collection[str]) -> Flask:
         ("/duplicates", ["GET"], _duplicates),
         ("/duplicates", ["POST"], _chosen),
         ("/duplicates/look", ["POST"], _look),
+        ("/duplicates/stop", ["POST"], _stop),
         ("/thumbnail/<sha256>", ["GET"], _thumbnail),
         ("/picture/<sha256>", ["GET"], _picture),
         ("/api/info", ["GET"], _api_info),
@@ -121,41 +125,61 @@ def _like_sent(desk: Desk) -> str | WerkzeugResponse:
 def _duplicates(desk: Desk) -> str | Response:
     asked, begun = _Asked(), desk.review.round
     if begun is None:
-        return pages.look_page({})
-    if not begun.report.done():
-        return pages.look_page(begun.options, begun.progress)
-    try:
-        report = begun.report.result()
-    except IndexerError as error:
-        return Response(pages.look_page(begun.options, problem=str(error)), _status(error))
+        return pages.look_page()
+    if not begun.is_over:
+        return pages.looking_page(begun.progress)
+    if error := begun.report.exception():
+        problem = str(error) or type(error).__name__
+        return Response(pages.look_page(begun.options, problem), _status(error))
+    report = begun.report.result()
     page = asked.number("page", 1, 1, pages.pages_of(report))
-    return pages.review_page(report, begun.options, begun.actions, begun.id, page)
+    text = pages.review_page(report, begun.options, begun.actions, begun.id, page)
+    return Response(text, headers={"Cache-Control": "no-store"})  # going back shows what was chosen since
 
 
 def _look(desk: Desk) -> WerkzeugResponse:
-    form = request.form
-    options = {"tier": form.get("tier"), "keep": form.get("keep", "").strip() or None, "mirrors": "mirrors" in form}
-    desk.review.look(options)
+    form = _form()
+    keep = form.get("keep", "").strip() or None
+    desk.review.look({"tier": form.get("tier"), "keep": keep, "mirrors": "mirrors" in form})
+    return redirect("/duplicates", 303)
+
+
+def _stop(desk: Desk) -> WerkzeugResponse:
+    desk.review.stop()
     return redirect("/duplicates", 303)
 
 
 def _chosen(desk: Desk) -> WerkzeugResponse:
-    """Remember what was chosen on a page, and go on to another, or to the plan."""
-    form, begun = request.form, desk.review.round
+    """Remember what was chosen on a page, and go on to another, or to the plan.
+
+    A field is called as the images for which it speaks: 7, or 50-62.
+    """
+    form, begun = _form(), desk.review.round
     if begun is None or form.get("round") != begun.id:
         raise InvalidArgument("Duplicates were looked for once more meanwhile, so nothing was chosen. Go back to them.")
     images = [image.path for group in begun.report.result() for image in group.images]
+    chosen: list[tuple[list[str], Action, str]] = []
     for name, action in form.items():
-        if not _NUMBER.fullmatch(name):
+        if not _IMAGES.fullmatch(name):
             continue
-        if action not in get_args(Action) or not int(name) < len(images):
+        first, _, last = name.partition("-")
+        some = images[int(first) : int(last or first) + 1]
+        if action not in get_args(Action) or not some:
             raise InvalidArgument(f"{name}={action} is no choice. Choose keep, remove or leave for an image.")
-        begun.actions[images[int(name)]] = cast(Action, action)
+        chosen.append((some, cast(Action, action), form.get(f"was-{name}", "")))
+    for some, action, was in chosen:
+        begun.choose(form.get("page", ""), some, action, was)
     where = form.get("go", "")
     if where != "plan":
         return redirect(f"/duplicates?page={where if _NUMBER.fullmatch(where) else 1}", 303)
     headers = {"Content-Disposition": "attachment; filename=plan.json", "Cache-Control": "no-store"}
     return Response(begun.plan(), mimetype="application/json", headers=headers)
+
+
+def _form() -> MultiDict[str, str]:
+    """The fields of a form that sends no file."""
+    request.max_content_length = _FORM_BYTES
+    return request.form
 
 
 def _thumbnail(desk: Desk, sha256: str) -> Response:
@@ -315,7 +339,7 @@ def _refused(error: IndexerError) -> Response:
     return _said(str(error), _status(error))
 
 
-def _status(error: IndexerError) -> int:
+def _status(error: BaseException) -> int:
     return next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from secrets import token_hex
@@ -11,6 +12,7 @@ from threading import Event, Lock
 from typing import Any, Self
 
 from ..catalog import Catalog
+from ..errors import IndexerError
 from ..records import Action, DuplicatesReport, Progress
 
 
@@ -26,7 +28,18 @@ class Round:
         self.actions: dict[str, Action] = {}
         """What was chosen, by path; for other images it is what the report proposes."""
         self.report: Future[DuplicatesReport] = Future()
+        self._chosen_on: dict[str, str] = {}
         self._ended = Event()
+
+    def choose(self, page: str, paths: Sequence[str], action: Action, was: str) -> None:
+        """What a page says of some images. was: what it said when it was made.
+
+        It may have lain open while something was chosen on another page: where it says what it always did, that stands.
+        """
+        for path in paths:
+            if action != was or self._chosen_on.get(path) == page:
+                self.actions[path] = action
+                self._chosen_on[path] = page
 
     def search(self, open_catalog: Callable[[], Catalog]) -> None:
         """Fill in the report, or why there is none."""
@@ -35,7 +48,14 @@ class Round:
             with open_catalog() as catalog:
                 self.report.set_result(catalog.duplicates(**self.options, progress=self._note))
         except BaseException as error:
+            if not isinstance(error, IndexerError | CancelledError):
+                logging.getLogger(__name__).exception("Looking for duplicates failed")
             self.report.set_exception(error)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is a report, or an error in its place; one that was ended is not."""
+        return self.report.done() and not isinstance(self.report.exception(), CancelledError)
 
     def end(self) -> None:
         """Have the search stop as soon as it can."""
@@ -70,6 +90,12 @@ class Review:
             self._end()
             self.round = Round(options)
             self._thread.submit(self.round.search, self._open)
+
+    def stop(self) -> None:
+        """End the round, and forget it."""
+        with self._beginning:
+            self._end()
+            self.round = None
 
     def _end(self) -> None:
         if self.round is not None:

@@ -21,7 +21,7 @@ from indexer.records import Progress
 from indexer.render import html, pages
 from indexer.web.app import create_app
 from indexer.web.desk import Desk
-from indexer.web.review import Review
+from indexer.web.review import Review, Round
 
 NASTY = "<img src=x onerror=alert(1)>.png"
 Radios = dict[str, dict[str, bool]]
@@ -44,7 +44,7 @@ def looked(client: FlaskClient, **options: str) -> str:
     assert (begun.status_code, begun.headers["Location"]) == (303, "/duplicates")
     for _ in range(300):
         answer = client.get("/duplicates")
-        if "Begin anew" not in answer.text:
+        if "Stop</button>" not in answer.text:
             return answer.text
         assert '<meta http-equiv="refresh" content="1">' in answer.text
         time.sleep(0.05)
@@ -54,19 +54,20 @@ def looked(client: FlaskClient, **options: str) -> str:
 def radios(page: str) -> Radios:
     """Of each field the actions, and which is checked."""
     found: Radios = {}
-    for name, action, checked in re.findall(r'type="radio" name="(\d+)" value="(\w+)"( checked)?', page):
+    for name, action, checked in re.findall(r'type="radio" name="([\d-]+)" value="(\w+)"( checked)?', page):
         found.setdefault(name, {})[action] = bool(checked)
     return found
 
 
 def proposed(page: str) -> dict[str, str]:
-    return {name: next(action for action in actions if actions[action]) for name, actions in radios(page).items()}
+    """Of each field what is checked, if anything."""
+    return {name: action for name, actions in radios(page).items() for action, checked in actions.items() if checked}
 
 
 def posted(client: FlaskClient, page: str, chosen: dict[str, str], go: str = "plan", status: int = 200) -> Any:
     """What comes of the form when some of it is changed."""
-    (round_id,) = re.findall(r'name="round" value="(\w+)"', page)
-    answer = client.post("/duplicates", data={"round": round_id, **proposed(page), **chosen, "go": go})
+    hidden = dict(re.findall(r'type="hidden" name="([\w-]+)" value="(\w*)"', page))
+    answer = client.post("/duplicates", data={**hidden, **proposed(page), **chosen, "go": go})
     assert answer.status_code == status, answer.text
     return answer
 
@@ -146,21 +147,57 @@ def test_choices_are_kept_from_page_to_page(client: FlaskClient, monkeypatch: py
     assert "Give a whole number from 1 to 2." in client.get("/duplicates?page=3").text
 
 
-def test_a_large_group_is_not_shown_whole(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_group_is_not_shown_whole(
+    client: FlaskClient, catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (html, pages):
         monkeypatch.setattr(module, "MOST_OF_A_GROUP", 2)
+    for seed in (1, 2):
+        shutil.copy(pictures / "a.png", pictures / f"more{seed}.png")
+    catalog.build([pictures])
     page = looked(client)
-    assert list(proposed(page)) == ["0", "1", "3", "4"]
-    assert "and 1 more, which stay as they are planned" in page
-    images = json.loads(posted(client, page, {}).data)["groups"][0]["images"]
-    assert [image["action"] for image in images] == ["keep", "remove", "remove"]
+    assert proposed(page) == {"0": "keep", "1": "remove", "2-4": "remove", "5": "keep", "6": "remove"}
+    assert "and 3 more: all of them" in page
+    plan = json.loads(posted(client, page, {}).data)
+    assert [image["action"] for image in plan["groups"][0]["images"]] == ["keep", *["remove"] * 4]
+    plan = json.loads(posted(client, page, {"1": "keep", "2-4": "keep"}).data)
+    assert [image["action"] for image in plan["groups"][0]["images"]] == ["keep"] * 5
+    assert proposed(client.get("/duplicates").text)["2-4"] == "keep"
+    monkeypatch.undo()
+    posted(client, client.get("/duplicates").text, {"3": "leave"})
+    for module in (html, pages):
+        monkeypatch.setattr(module, "MOST_OF_A_GROUP", 2)
+    mixed = client.get("/duplicates").text
+    assert not any(radios(mixed)["2-4"].values())  # of which nothing is chosen as long as they differ
+    plan = json.loads(posted(client, mixed, {}).data)
+    assert [image["action"] for image in plan["groups"][0]["images"]] == ["keep", "keep", "keep", "leave", "keep"]
 
 
-@pytest.mark.parametrize("wrong", [{"0": "delete"}, {"5": "keep"}, {"999999999": "keep"}])
+@pytest.mark.parametrize("wrong", [{"0": "delete"}, {"5": "keep"}, {"999999999": "keep"}, {"4-3": "keep"}])
 def test_what_cannot_be_chosen_is_refused(client: FlaskClient, wrong: dict[str, str]) -> None:
     page = looked(client)
-    assert "is no choice" in posted(client, page, wrong, status=400).text
+    assert "is no choice" in posted(client, page, {"1": "leave", **wrong}, status=400).text
+    assert proposed(client.get("/duplicates").text) == proposed(page)  # none of it
     assert posted(client, page, {"9" * 5000: "keep", "x": "keep"}).status_code == 200
+
+
+def test_a_page_that_lay_open_undoes_nothing(client: FlaskClient) -> None:
+    first = looked(client)
+    second = client.get("/duplicates").text
+    posted(client, second, {"1": "keep"})
+    plan = json.loads(posted(client, first, {"2": "leave"}).data)
+    assert [image["action"] for image in plan["groups"][0]["images"]] == ["keep", "keep", "leave"]
+    plan = json.loads(posted(client, second, {"1": "remove"}).data)  # on which it was chosen
+    assert [image["action"] for image in plan["groups"][0]["images"]] == ["keep", "remove", "leave"]
+    assert client.get("/duplicates").headers["Cache-Control"] == "no-store"
+
+
+def test_more_than_a_form_holds_is_refused(client: FlaskClient) -> None:
+    for where in ("/duplicates", "/duplicates/look"):
+        answer = client.post(where, data={"keep": "x" * (2 << 20)})
+        assert answer.status_code == 413
+        assert "That is more than" in answer.text
+    assert "Look for duplicates" in client.get("/duplicates").text
 
 
 def test_a_group_of_which_nothing_is_kept_is_refused(client: FlaskClient) -> None:
@@ -221,12 +258,38 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Endless:
     return search
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device"), RuntimeError("odd")])
+def test_whatever_goes_wrong_one_can_look_again(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def fail(self: Catalog, **_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Catalog, "duplicates", fail)
+        page = looked(client)
+    assert client.get("/duplicates").status_code == 500
+    assert (str(error) or "MemoryError") in page
+    assert "Looking for duplicates failed" in caplog.text
+    assert proposed(looked(client))
+
+
+def test_a_search_can_be_stopped(client: FlaskClient, endless: Endless) -> None:
+    client.post("/duplicates/look", data={"tier": "copy"})
+    assert endless.begun.wait(20)
+    answer = client.post("/duplicates/stop")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/duplicates")
+    assert "Look for duplicates" in client.get("/duplicates").text
+    assert endless.ended.wait(20)
+
+
 def test_meanwhile_the_page_tells_how_far_it_is(client: FlaskClient, endless: Endless) -> None:
     client.post("/duplicates/look", data={"tier": "copy"})
     assert endless.begun.wait(20)
     page = client.get("/duplicates").text
     assert re.search(r"Looking for duplicates: compare, \d+ of 1,200\.", page)
-    assert "Begin anew" in page
+    assert "Stop</button>" in page
+    assert 'name="keep"' not in page  # nobody can type while it comes back every second
     assert client.get("/").status_code == 200  # and nobody waits for it
 
 
@@ -236,6 +299,14 @@ def test_a_search_gives_way_to_the_next(client: FlaskClient, endless: Endless, m
     monkeypatch.undo()
     assert proposed(looked(client))
     assert endless.ended.is_set()
+
+
+def test_what_was_ended_has_no_result(reopen: Callable[[], Catalog], catalog: Catalog) -> None:
+    ended = Round({})
+    ended.end()
+    ended.search(reopen)
+    assert ended.report.done()
+    assert not ended.is_over  # whoever still looks at it comes back for the one in its place
 
 
 def test_a_search_ends_with_the_server(reopen: Callable[[], Catalog], catalog: Catalog, endless: Endless) -> None:
