@@ -20,30 +20,13 @@ def _silence() -> Iterator[Callable[[Progress], None]]:
     yield lambda _: None
 
 
-_STAGES = {
-    "scan": "looking for files",
-    "load": "loading the model",
-    "embed": "embedding",
-    "index": "indexing",
-    "train": "training the index",
-    "measure": "measuring the index",
-    "pairs": "comparing vectors",
-    "looks": "comparing looks",
-    "compare": "comparing pictures",
-    "edit": "editing pictures",
-    "decode": "decoding",
-    "forward": "running the model",
-    "commit": "storing",
-    "query": "searching",
-    "agree": "comparing precisions",
-}
-
-
 @contextmanager
 def _bar() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+
+    from ..render.text import STAGES
 
     columns = (
         SpinnerColumn(),
@@ -54,7 +37,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(_STAGES["scan"], total=None, note="")
+        task = bar.add_task(STAGES["scan"], total=None, note="")
         since = 0.0
 
         def update(progress: Progress) -> None:
@@ -66,7 +49,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             skipped = f", {progress.skipped:,} skipped" if progress.skipped else ""
             bar.update(
                 task,
-                description=_STAGES[progress.stage],
+                description=STAGES[progress.stage],
                 completed=progress.done,
                 total=progress.total,
                 note=speed + skipped,

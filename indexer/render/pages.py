@@ -9,6 +9,7 @@ from typing import Any
 
 from ..records import TIERS, Action, CatalogInfo, DuplicatesReport, ImageRecord, Progress, QueryResult
 from .html import MOST_OF_A_GROUP, environment
+from .text import STAGES
 
 # groups of a page
 GROUPS = 50
@@ -32,7 +33,7 @@ def look_page(options: Mapping[str, Any] | None = None, problem: str | None = No
 
 def looking_page(progress: Progress) -> str:
     """While they are looked for."""
-    return _duplicates(None, {}, progress=progress)
+    return _duplicates(None, {}, progress=progress, stage=STAGES[progress.stage])
 
 
 def review_page(

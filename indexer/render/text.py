@@ -27,6 +27,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN_SKIPS = 10
+# of a Progress, for people
+STAGES = {
+    "scan": "looking for files",
+    "load": "loading the model",
+    "embed": "embedding",
+    "index": "indexing",
+    "train": "training the index",
+    "measure": "measuring the index",
+    "pairs": "comparing vectors",
+    "looks": "comparing looks",
+    "compare": "comparing pictures",
+    "edit": "editing pictures",
+    "decode": "decoding",
+    "forward": "running the model",
+    "commit": "storing",
+    "query": "searching",
+    "agree": "comparing precisions",
+}
 
 
 def printable(text: str) -> str:

@@ -156,7 +156,7 @@ def candidates(
     if index is None:
         found, recall = pairs_above(nodes.rows, threshold, TOP, others=across, progress=step("pairs")), None
     else:
-        found, recall = _named(nodes, others, index, threshold, step("pairs"))
+        found, recall = _named(nodes, others, index, threshold, step)
     if not with_looks:
         return Candidates(*found, recall)
     ours, theirs = nodes.looks(), None if others is None else others.looks()
@@ -173,7 +173,11 @@ def _is_long(rows: Half, others: Half | None, threshold: float, top: int) -> boo
 
 
 def _named(
-    nodes: Nodes, others: Nodes | None, index: NeighbourIndex, threshold: float, step: Callable[[int, int], None]
+    nodes: Nodes,
+    others: Nodes | None,
+    index: NeighbourIndex,
+    threshold: float,
+    step: Callable[[str], Callable[[int, int], None]],
 ) -> tuple[Pairs, float]:
     """Every node with the nearest that the catalog's index names, and with what it does not cover yet; its recall.
 
@@ -181,7 +185,7 @@ def _named(
     """
     there = nodes if others is None else others
     ids, places = there.vectors()
-    index = index.attuned(TOP, threshold, step)
+    index = index.attuned(TOP, threshold, step("measure"))
 
     def nearest(rows: Half) -> Ids:
         scores, named = index.search(unit(rows), TOP + (others is None))
@@ -190,7 +194,7 @@ def _named(
         found: Ids = np.where((ids[at] == named) & (scores >= threshold - SLACK), places[at], -1)
         return found
 
-    left, right = _pairs_of(nodes.rows, nearest, len(there.rows), others is not None, step)
+    left, right = _pairs_of(nodes.rows, nearest, len(there.rows), others is not None, step("pairs"))
     fresh = np.unique(places[ids > index.stamp.last])
     late = pairs_above(nodes.rows, threshold, TOP, others=there.rows[fresh])
     left, right = np.concatenate([left, late.left]), np.concatenate([right, fresh[late.right]])

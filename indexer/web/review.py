@@ -24,7 +24,7 @@ class Round:
         self.id = token_hex(8)
         """By which what comes back is known to be about these groups."""
         self.options = options
-        self.progress = Progress("begin")
+        self.progress = Progress("compare")
         self.actions: dict[str, Action] = {}
         """What was chosen, by path; for other images it is what the report proposes."""
         self.report: Future[DuplicatesReport] = Future()

@@ -287,7 +287,7 @@ def test_meanwhile_the_page_tells_how_far_it_is(client: FlaskClient, endless: En
     client.post("/duplicates/look", data={"tier": "copy"})
     assert endless.begun.wait(20)
     page = client.get("/duplicates").text
-    assert re.search(r"Looking for duplicates: compare, \d+ of 1,200\.", page)
+    assert re.search(r"Looking for duplicates: comparing pictures, \d+ of 1,200\.", page)
     assert "Stop</button>" in page
     assert 'name="keep"' not in page  # nobody can type while it comes back every second
     assert client.get("/").status_code == 200  # and nobody waits for it
