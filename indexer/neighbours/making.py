@@ -138,8 +138,8 @@ def _choose(path: Path, rows: Stamp, kinds: Sequence[str], advance: Advance) -> 
         _add(structure, index, 0, advance)
         advance("measure", 0, 1)
         exam = exam or Exam(index, held_out, advance=partial(advance, "measure"))
-        rows = _tuned(path, rows, structure, exam)
-        if rows.recall >= rows.target or kind == kinds[-1]:
+        rows, is_enough = _tuned(path, rows, structure, exam)
+        if is_enough or kind == kinds[-1]:
             return rows, structure
     return replace(rows, kind=FLAT, recall=1.0, effort=0, depth=0, usual=None, fit=1.0, trained=rows.covered), None
 
@@ -157,21 +157,22 @@ def _extended(path: Path, rows: Stamp, old: NeighbourIndex, advance: Advance) ->
     _add(structure, index, before.covered, advance)
     advance("measure", 0, 1)
     rows = replace(rows, kind=before.kind, fit=before.fit, trained=before.trained)
-    rows = _tuned(path, rows, structure, Exam(index, held_out, advance=partial(advance, "measure")))
-    if rows.recall < rows.target:
+    rows, is_enough = _tuned(path, rows, structure, Exam(index, held_out, advance=partial(advance, "measure")))
+    if not is_enough:
         raise _Outgrown
     return rows, structure
 
 
-def _tuned(path: Path, rows: Stamp, structure: Nominator, exam: Exam) -> Stamp:
-    """With how it is to be searched, and how well it finds then.
+def _tuned(path: Path, rows: Stamp, structure: Nominator, exam: Exam) -> tuple[Stamp, bool]:
+    """With how it is to be searched, and how well it finds then; and whether that is surely enough.
 
     What asks in the exam is in the index itself. A graph leads to it more easily than to what is not, so there a second
     look at unusual queries comes on top of what reaches the recall.
     """
     twice = exam.usual if structure.can_select else None
     tuning = tune(NeighbourIndex(path, replace(rows, usual=twice), structure), exam, rows.target)
-    return replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall.share, usual=exam.usual)
+    rows = replace(rows, effort=tuning.effort, depth=tuning.depth, recall=tuning.recall.share, usual=exam.usual)
+    return rows, tuning.recall.surely >= rows.target
 
 
 def _split(count: int) -> tuple[Ids, Ids]:

@@ -91,22 +91,22 @@ class Exam:
 
 
 def tune(index: NeighbourIndex, exam: Exam, target: float) -> Tuning:
-    """The cheapest way to search that surely reaches the target, or else the best there is.
+    """The cheapest way to search that surely reaches the target; else that reaches it, else the best there is.
 
     Looking into more lists or re-ranking more never finds less: so what is too little at the greatest depth need not be
     tried at others. Cost is counted, not clocked, so that the same collection is always searched in the same way.
     """
-    best = Tuning(1, DEPTHS[-1], Recall(-1.0, -1.0))
+    tries: list[Tuning] = []
     for effort in _efforts(index.most_effort):
-        tried = _measured(index, exam, effort, DEPTHS[-1])
-        if tried.recall.surely >= target:
-            return _cheaper(index, exam, target, _fewer(index, exam, target, tried))
-        gained = tried.recall.share - best.recall.share
-        if gained > 0:
-            best = tried
-        if effort > _ENOUGH and gained < _GAIN:
+        before = max((tried.recall.share for tried in tries), default=0.0)
+        tries.append(_measured(index, exam, effort, DEPTHS[-1]))
+        found = tries[-1].recall
+        if found.surely >= target or (effort > _ENOUGH and found.share - before < _GAIN):
             break
-    return best
+    for reaches in (lambda tried: tried.recall.surely >= target, lambda tried: tried.recall.share >= target):
+        for tried in filter(reaches, tries):
+            return _cheaper(index, exam, reaches, _fewer(index, exam, reaches, tried))
+    return max(tries, key=lambda tried: tried.recall.share)
 
 
 def _efforts(most: int) -> list[int]:
@@ -119,26 +119,26 @@ def _between(effort: int, parts: tuple[int, ...] = (5, 6, 7)) -> list[int]:
     return sorted({effort * part // 8 for part in parts} - {effort // 2, effort})
 
 
-def _fewer(index: NeighbourIndex, exam: Exam, target: float, enough: Tuning) -> Tuning:
+def _fewer(index: NeighbourIndex, exam: Exam, reaches: Callable[[Tuning], bool], enough: Tuning) -> Tuning:
     """The same with the least effort between it and the next smaller one that is enough too."""
     between = _between(enough.effort)
     while between:
         middle = len(between) // 2
         tried = _measured(index, exam, between[middle], enough.depth)
-        if tried.recall.surely >= target:
+        if reaches(tried):
             enough, between = tried, between[:middle]
         else:
             between = between[middle + 1 :]
     return enough
 
 
-def _cheaper(index: NeighbourIndex, exam: Exam, target: float, best: Tuning) -> Tuning:
+def _cheaper(index: NeighbourIndex, exam: Exam, reaches: Callable[[Tuning], bool], best: Tuning) -> Tuning:
     """The same or what costs less, where that is enough too: with more effort, less depth may be."""
     more = {effort for whole in _efforts(index.most_effort) for effort in (*_between(whole, (6,)), whole)}
     for effort in [best.effort, *sorted(effort for effort in more if effort > best.effort)]:
         while depth := _cheaper_depth(index, effort, best):
             tried = _measured(index, exam, effort, depth)
-            if tried.recall.surely < target:
+            if not reaches(tried):
                 break
             best = tried
     return best

@@ -504,6 +504,17 @@ def test_where_the_recall_is_out_of_reach_the_next_structure_is_taken(
     assert last.recall < 0.95
 
 
+def test_what_may_have_passed_by_luck_gives_way_where_something_better_follows(
+    tmp_path: Path, clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exam, "recall", lambda *_: tuning.Recall(0.995, 0.985))
+    assert write(tmp_path, clustered[:3000], "IVF64,SQ8", FLAT, target=0.99).kind == FLAT
+    assert write(tmp_path, clustered[:3000], "IVF64,SQ8", target=0.98).recall == 0.995
+    stamp = write(tmp_path, clustered[:3000], "IVF64,SQ8", target=0.99)
+    assert (stamp.kind, stamp.recall) == ("IVF64,SQ8", 0.995)
+    assert extended(tmp_path, clustered[3000:], 5000) is None
+
+
 def test_a_projection_that_keeps_too_little_is_passed_over(tmp_path: Path, rows: np.ndarray) -> None:
     assert write(tmp_path, rows, "PCAR8,IVF4,PQ8x4fsr", "IVF4,SQ8", FLAT, target=0.9).kind == "IVF4,SQ8"
     rows[:, 8:] *= 0.01

@@ -98,5 +98,6 @@ def test_the_cheapest_that_passes_by_luck_is_passed_over() -> None:
     made = Made(lambda effort, depth: 0.991 if effort < 64 else 1.0)
     made.error = 0.002
     assert made.tune(0.99) == (64, DEPTHS[0], 1.0)
-    made.error = 0.02
-    assert made.tune(0.99) == (64, DEPTHS[-1], 1.0)  # where none surely does, the best
+    made.error = 0.02  # where none surely passes, it is taken
+    assert made.tune(0.99) == (1, DEPTHS[0], 0.991)
+    assert made.tune(0.999) == (64, DEPTHS[0], 1.0)
