@@ -58,7 +58,7 @@ _ROUNDED = 64
 # many times as many lists are. Where half of 200,000 passed, and the queries were not like these, 8 times found 99.5 %
 # of the nearest, once 64 %
 _ELSEWHERE = 8
-# what is near to an unusual query is less far apart: so many times as many candidates are re-ranked
+# what is nearest to an unusual query is so by little: so many times as many candidates are re-ranked
 _DEEPER = 2
 # vectors that are asked for to see what alike neighbours take
 _ASKED = 2000
@@ -160,8 +160,8 @@ class NeighbourIndex:
     def attuned(self, k: int, least: float, advance: Callable[[int, int], None] = lambda *_: None) -> NeighbourIndex:
         """The same for who asks for vectors of the index itself, and for neighbours at least this alike only.
 
-        advance: told how many rows the exam has compared, and of how many.
         They are found as cheaply as reaches the recall that it was built for; its stamp's recall is measured for that.
+        advance: told how many rows have been compared for that, and of how many.
         """
         if self.structure is None:
             return self
@@ -227,7 +227,7 @@ class NeighbourIndex:
         """The k best of `depth` candidates, re-ranked by the rows: scores and places, -1 where too few were found.
 
         A query that finds less alike than those of the exam mostly did is unlike the collection, or lies where it is
-        sparse, and its neighbours lie further apart: it is searched for once more, further.
+        sparse, and its neighbours lie scattered: it is searched for once more, further.
         """
         most = max(k, K)
         usual = -np.inf if self.stamp.usual is None or places is not None else self.stamp.usual

@@ -28,18 +28,17 @@ class Round:
         self.actions: dict[str, Action] = {}
         """What was chosen, by path; for other images it is what the report proposes."""
         self.report: Future[DuplicatesReport] = Future()
-        self._chosen_on: dict[str, str] = {}
+        self._said: dict[tuple[str, str], Action] = {}  # by page and path
         self._ended = Event()
 
     def choose(self, page: str, paths: Sequence[str], action: Action, was: str) -> None:
         """What a page says of some images. was: what it said when it was made.
 
-        It may have lain open while something was chosen on another page: where it says what it always did, that stands.
+        It may have lain open while something was chosen on another: where it says what it said before, that stands.
         """
         for path in paths:
-            if action != was or self._chosen_on.get(path) == page:
-                self.actions[path] = action
-                self._chosen_on[path] = page
+            if action != self._said.get((page, path), was):
+                self.actions[path] = self._said[page, path] = action
 
     def search(self, open_catalog: Callable[[], Catalog]) -> None:
         """Fill in the report, or why there is none."""

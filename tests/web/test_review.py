@@ -189,6 +189,9 @@ def test_a_page_that_lay_open_undoes_nothing(client: FlaskClient) -> None:
     assert [image["action"] for image in plan["groups"][0]["images"]] == ["keep", "keep", "leave"]
     plan = json.loads(posted(client, second, {"1": "remove"}).data)  # on which it was chosen
     assert [image["action"] for image in plan["groups"][0]["images"]] == ["keep", "remove", "leave"]
+    posted(client, second, {"1": "remove", "2": "keep"})
+    plan = json.loads(posted(client, first, {"2": "leave"}).data)  # once more, as it said before
+    assert [image["action"] for image in plan["groups"][0]["images"]] == ["keep", "remove", "keep"]
     assert client.get("/duplicates").headers["Cache-Control"] == "no-store"
 
 
