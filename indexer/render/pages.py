@@ -13,7 +13,7 @@ from .text import STAGES
 
 # groups of a page
 GROUPS = 50
-_OPTIONS = {"tier": "copy", "keep": None, "mirrors": False}
+_OPTIONS = {"tier": None, "keep": None, "mirrors": False, "thorough": False}
 
 
 def start_page(info: CatalogInfo, images: Sequence[ImageRecord], filters: Mapping[str, str], *, has_more: bool) -> str:
@@ -42,7 +42,7 @@ def review_page(
     """Some of the groups, and what is to be done with each of their images.
 
     actions: what was chosen, by path. round_id: comes back with the form, whose fields are the numbers of images in the
-    order of the report, or of the first and the last that are not shown. page: from 1 to pages_of().
+    order of the report, or of the first and the last of several. page: from 1 to pages_of().
     """
     start, number, shown, removed = GROUPS * (page - 1), 0, [], []
     for place, group in enumerate(report):
@@ -51,9 +51,8 @@ def review_page(
         if start <= place < start + GROUPS:
             every = list(zip(count(number), group.images, chosen))
             rest = set(chosen[MOST_OF_A_GROUP:])
-            shown.append(
-                (group, every[:MOST_OF_A_GROUP], every[MOST_OF_A_GROUP:], rest.pop() if len(rest) == 1 else "")
-            )
+            of_all, of_rest = f"{number}-{number + len(every) - 1}", rest.pop() if len(rest) == 1 else ""
+            shown.append((group, of_all, every[:MOST_OF_A_GROUP], every[MOST_OF_A_GROUP:], of_rest))
         number += len(group.images)
     where = {"round": round_id, "id": token_hex(4), "page": page, "pages": pages_of(report)}
     return _duplicates(report, options, groups=shown, removed=removed, **where)

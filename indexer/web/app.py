@@ -140,7 +140,8 @@ def _duplicates(desk: Desk) -> str | Response:
 def _look(desk: Desk) -> WerkzeugResponse:
     form = _form()
     keep = form.get("keep", "").strip() or None
-    desk.review.look({"tier": form.get("tier"), "keep": keep, "mirrors": "mirrors" in form})
+    marked = {name: name in form for name in ("mirrors", "thorough")}
+    desk.review.look({"tier": form.get("tier") or None, "keep": keep, **marked})
     return redirect("/duplicates", 303)
 
 
@@ -150,28 +151,32 @@ def _stop(desk: Desk) -> WerkzeugResponse:
 
 
 def _chosen(desk: Desk) -> WerkzeugResponse:
-    """Remember what was chosen on a page, and go on to another, or to the plan.
+    """Remember what was chosen on a page, and go on to another, or to the plan; or keep a group, and stay.
 
-    A field is called as the images for which it speaks: 7, or 50-62.
+    A field is called as the images for which it speaks: 7, or 50-62. So is a group, which is kept after all.
     """
     form, begun = _form(), desk.review.round
     if begun is None or form.get("round") != begun.id:
         raise InvalidArgument("Duplicates were looked for once more meanwhile, so nothing was chosen. Go back to them.")
     images = [image.path for group in begun.report.result() for image in group.images]
-    chosen: list[tuple[list[str], Action, str]] = []
-    for name, action in form.items():
+    said: list[tuple[str, str, str | None]] = [(name, text, form.get(f"was-{name}", "")) for name, text in form.items()]
+    kept = form.get("keep", "")
+    said.append((kept, "keep", None))
+    chosen: list[tuple[list[str], Action, str | None]] = []
+    for name, action, was in said:
         if not _IMAGES.fullmatch(name):
             continue
         first, _, last = name.partition("-")
         some = images[int(first) : int(last or first) + 1]
         if action not in get_args(Action) or not some:
             raise InvalidArgument(f"{name}={action} is no choice. Choose keep, remove or leave for an image.")
-        chosen.append((some, cast(Action, action), form.get(f"was-{name}", "")))
+        chosen.append((some, cast(Action, action), was))
     for some, action, was in chosen:
         begun.choose(form.get("page", ""), some, action, was)
-    where = form.get("go", "")
+    where = form.get("go", form.get("here", ""))
     if where != "plan":
-        return redirect(f"/duplicates?page={where if _NUMBER.fullmatch(where) else 1}", 303)
+        place = f"#{kept}" if _IMAGES.fullmatch(kept) else ""
+        return redirect(f"/duplicates?page={where if _NUMBER.fullmatch(where) else 1}{place}", 303)
     headers = {"Content-Disposition": "attachment; filename=plan.json", "Cache-Control": "no-store"}
     return Response(begun.plan(), mimetype="application/json", headers=headers)
 

@@ -31,13 +31,13 @@ class Round:
         self._said: dict[tuple[str, str], Action] = {}  # by page and path
         self._ended = Event()
 
-    def choose(self, page: str, paths: Sequence[str], action: Action, was: str) -> None:
-        """What a page says of some images. was: what it said when it was made.
+    def choose(self, page: str, paths: Sequence[str], action: Action, was: str | None = None) -> None:
+        """What a page says of some images. was: what it said when it was made; None for what is asked for just now.
 
         It may have lain open while something was chosen on another: where it says what it said before, that stands.
         """
         for path in paths:
-            if action != self._said.get((page, path), was):
+            if was is None or action != self._said.get((page, path), was):
                 self.actions[path] = self._said[page, path] = action
 
     def search(self, open_catalog: Callable[[], Catalog]) -> None:

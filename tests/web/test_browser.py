@@ -101,6 +101,8 @@ def test_a_plan_is_chosen_and_a_picture_sent(built: Path, tmp_path: Path) -> Non
             time.sleep(0.1)
         (group,) = json.loads(plan.read_bytes())["groups"]
         assert [image["action"] for image in group["images"]] == ["keep", "leave"]
+        tab.value("document.querySelector('button[name=keep]').click()")
+        tab.wait("location.hash == '#0-1' && document.querySelectorAll('input[value=keep]:checked').length == 2")
         tab.send("input[type=file]", PHOTOS / "coffee.jpg")
         tab.value("document.querySelector('form[action=\"/like\"] button').click()")
         tab.wait("document.title.startsWith('Pictures like coffee.jpg')")
