@@ -289,7 +289,7 @@ class Nearest:
                     more = _parts(queries[short], 4 * wanted)
                     best = _replaced(best, short, _joined(self._covered_ones(more, k, 4 * wanted, contents)))
                 elif short.any():
-                    best = _cut(best, there.min())
+                    best = _cut(best, int(there.min()))
                 found.append(best)
         return found
 
