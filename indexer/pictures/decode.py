@@ -24,6 +24,8 @@ NO_HEIF = "HEIC needs an extra: pip install pillow-heif"
 # EXIF tags (EXIF 2.32, 4.6.4 and 4.6.5); NEW_SUBFILE_TYPE is TIFF 6.0's
 _MAKE, _MODEL, _ORIENTATION, _EXIF_IFD, _TAKEN = 0x010F, 0x0110, 0x0112, 0x8769, 0x9003
 _NEW_SUBFILE_TYPE = 254
+# how the films begin that telephones put behind a photograph (ISO/IEC 14496-12, 4.3)
+_FILMS = (b"ftypmp4", b"ftypisom", b"ftypqt")
 _EIGHT_BIT = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -66,8 +68,8 @@ def decode(data: bytes, kind: str | None = None, max_pixels: int = MAX_PIXELS) -
             name, deep = str(image.format), _is_deep(image)
             image.load()
             picture = to_rgb(_upright(image))
-            held = {"alpha": _is_transparent(image), "deep": deep, "frames": _has_frames(image)}
             info = _info(image, picture, name)
+            held = {"alpha": _is_transparent(image), "deep": deep, "frames": _has_frames(image, data)}
             return Decoded(picture, replace(info, holds=" ".join(word for word in HELD if held.get(word))))
     except PictureError:
         raise
@@ -158,7 +160,11 @@ def _to_eight_bit(samples: np.ndarray[Any, Any]) -> Any:
 def _is_deep(image: Image) -> bool:
     """Whether samples have more than 8 bits. Pillow makes 8 of them when it loads RGB."""
     tiles: Any = getattr(image, "tile", ())
-    return image.mode.startswith("I") or image.mode == "F" or any(";16" in str(tile[3]) for tile in tiles)
+    if image.mode.startswith("I") or image.mode == "F":
+        return True
+    if image.format == "PPM":  # whose tiles say the greatest sample
+        return any(isinstance(tile[3], tuple) and tile[3][1] > 255 for tile in tiles)
+    return any(";16" in str(tile[3]) for tile in tiles)
 
 
 def _is_transparent(image: Image) -> bool:
@@ -169,16 +175,33 @@ def _is_transparent(image: Image) -> bool:
     return alpha != (255, 255)
 
 
-def _has_frames(image: Image) -> bool:
-    """Whether there is more than the first frame or page. A telephone's MPO has a preview, or how bright a pixel is."""
-    if image.format == "MPO":
-        return False
+def _has_frames(image: Image, data: bytes) -> bool:
+    """Whether there is more than the first frame or page, or a film behind a telephone's photograph.
+
+    Such a one's MPO has a smaller preview, or how bright its pixels are; a stereo camera's has another picture.
+    """
+    if image.format in ("JPEG", "MPO") and any(kind in data for kind in _FILMS):
+        return True
     try:
+        if image.format == "MPO":
+            return image.size in _sizes_of_the_others(data)
         return bool(getattr(image, "is_animated", False))
     except MemoryError:
         raise
     except Exception:  # something comes after the first, and is damaged
         return True
+
+
+def _sizes_of_the_others(mpo: bytes) -> list[tuple[int, int]]:
+    """Of the pictures after the first, which are opened anew: Pillow closes a file that it has read."""
+    from PIL import Image
+
+    sizes = []
+    with Image.open(io.BytesIO(mpo), formats=["JPEG"]) as image:
+        for frame in range(1, getattr(image, "n_frames", 1)):
+            image.seek(frame)
+            sizes.append(image.size)
+    return sizes
 
 
 def _info(image: Image, picture: Image, name: str) -> PictureInfo:

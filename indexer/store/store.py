@@ -236,9 +236,13 @@ class Store(Connection):
         return dict(zip(map(bytes.fromhex, found[::2]), map(int, found[1::2]), strict=True))
 
     def _insert_contents(self, entries: Sequence[Entry]) -> None:
+        # what an older indexer did not look for is added
         self.many(
-            "INSERT OR IGNORE INTO contents "
-            "(sha256, bytes, width, height, format, taken, camera, shown, holds, checksum) VALUES {}",
+            "INSERT INTO contents "
+            "(sha256, bytes, width, height, format, taken, camera, shown, holds, checksum) VALUES {} "
+            "ON CONFLICT (sha256) DO UPDATE SET width = excluded.width, height = excluded.height, "
+            "format = excluded.format, taken = excluded.taken, camera = excluded.camera, shown = excluded.shown, "
+            "holds = excluded.holds, checksum = excluded.checksum WHERE contents.holds IS NULL",
             [_content(e.sha256, e.size, e.info) for e in entries if e.info],
         )
 

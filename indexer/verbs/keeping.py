@@ -21,6 +21,8 @@ DEFAULT = "resolution,complete,exif,format,bytes,name,oldest,shortest-path"
 # AVIF, WebP and GIF are what web sites and messengers make of a photograph.
 _FORMATS = ("TIFF", "PNG", "BMP", "PPM", "HEIF", "HEIC", "MPO", "JPEG", "AVIF", "WEBP", "GIF")
 _LOSSLESS = 4
+# formats of pictures that hold no more than colour
+_PLAIN = ("JPEG", "MPO")
 # how programs and people name a copy: 'x (1)', 'x - Copy', 'x copy 2', 'Copy of x', 'x~2', 'x_edited', 'x - Kopie'
 _COPY_NAME = re.compile(
     r"\(\d+\)$|~\d+$|[ _-](copy|kopie|copie|copia)( ?\(?\d+\)?)?$|^(copy of|kopie von|copie de|copia de) |[ _-]edited$",
@@ -136,6 +138,8 @@ def _says_pixels(image: ImageRecord, other: ImageRecord) -> str:
 
 def lacks(keep: ImageRecord, image: ImageRecord) -> list[str]:
     """What might be lost with an image for which another is kept, in a person's words."""
+    if image.holds is None and image.format not in _PLAIN:
+        return ["perhaps transparency or frames, which an older indexer did not look for"]
     both = _held(keep) - _NOT_COMPARED
     return [_HOLDS[word] for word in HELD if word in _held(image) - both]
 

@@ -26,7 +26,7 @@ FORMATS: dict[str, dict[str, object]] = {
     "TIFF": {"compression": "tiff_lzw"},
     "AVIF": {"quality": 95, "subsampling": "4:4:4", "speed": 10},
     "PPM": {},
-    "MPO": {"quality": 95, "subsampling": 0, "save_all": True, "append_images": [Image.new("RGB", (32, 16))]},
+    "MPO": {"quality": 95, "subsampling": 0, "save_all": True, "append_images": [Image.new("RGB", (16, 8))]},
     **({"HEIF": {"quality": 95, "chroma": 444}} if HAS_HEIF else {}),
 }
 TOLERANCE = 12

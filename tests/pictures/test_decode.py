@@ -606,6 +606,21 @@ def test_frames_and_pages_after_the_first(name: str) -> None:
     assert held(encode(quarters(), name, save_all=True, append_images=pages)) == "frames"
 
 
+def test_another_picture_in_an_mpo_is_a_frame() -> None:
+    beside = quarters().rotate(180)
+    assert held(encode(quarters(), "MPO", save_all=True, append_images=[beside])) == "frames"
+    assert held(encode(quarters(), "MPO", save_all=True, append_images=[beside.resize((8, 4))])) == ""
+    decoded = decode(encode(quarters(), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 16), RED)]))
+    assert np.abs(np.asarray(decoded.picture).astype(int) - np.asarray(quarters())).mean() < 20
+
+
+@pytest.mark.parametrize("brand", [b"mp42", b"isom", b"qt  "])
+def test_a_film_behind_a_photograph_is_frames(brand: bytes) -> None:
+    photograph = encode(quarters(), "JPEG")
+    assert held(photograph + b"\0\0\0\x18ftyp" + brand + bytes(100)) == "frames"
+    assert held(photograph + bytes(100)) == ""
+
+
 def test_frames_that_are_damaged_are_frames() -> None:
     whole = encode(quarters(), "GIF", save_all=True, append_images=[quarters().rotate(180)])
     assert held(whole[:-10]) == "frames"
@@ -628,6 +643,10 @@ def test_more_than_eight_bits() -> None:
     assert held(encode(Image.fromarray(levels), "TIFF")) == "deep"
     assert held(encode(Image.fromarray(levels.astype(np.float32)), "TIFF", compression=None)) == "deep"
     assert held(sixteen_bit_png(levels)) == "deep"
+    sample = levels.astype(">u2").tobytes()
+    assert held(b"P5 32 16 65535\n" + sample) == "deep"
+    assert held(b"P6 16 16 65535\n" + sample + sample[: 16 * 16 * 2]) == "deep"
+    assert held(b"P6 16 16 255\n" + sample[: 16 * 16 * 3]) == ""
 
 
 def sixteen_bit_png(levels: np.ndarray) -> bytes:

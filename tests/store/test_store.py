@@ -15,7 +15,7 @@ import pytest
 
 from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound, InvalidArgument, WrongFormat
 from indexer.records import Source, Stamp
-from indexer.store import handles
+from indexer.store import checksums, handles
 from indexer.store.connection import Connection
 from indexer.store.filters import balanced
 from indexer.store.rows import Refusal
@@ -23,6 +23,7 @@ from indexer.store.sqlite_errors import code_of, translated
 from indexer.store.store import FILE, Store
 
 from ..conftest import save_picture
+from ..fakes import FakeEmbedder
 
 
 def test_a_new_store_says_what_it_is(tmp_path: Path) -> None:
@@ -289,3 +290,18 @@ def test_any_number_of_rows_is_written_by_statements_of_a_few_lengths(tmp_path: 
     assert [value for (value,) in conn.execute("SELECT c0 FROM made ORDER BY id")] == list(range(done))
     assert len(prepared) <= 10
     conn.close()
+
+
+def test_what_an_older_indexer_did_not_look_for_is_added(catalog: Catalog, pictures: Path) -> None:
+    catalog.build([pictures])
+    columns = "sha256, bytes, width, height, format, taken, camera, shown"
+    for sha256, size, *values in catalog._store.rows(f"SELECT {columns} FROM contents"):
+        known = [checksums.of_content(sha256, size, [*values, None]), sha256]
+        catalog._store.sqlite.execute("UPDATE contents SET holds = NULL, checksum = ? WHERE sha256 = ?", known)
+    catalog._store.sqlite.commit()
+    assert {image.holds for image in catalog} == {None}
+    other = FakeEmbedder(weights="1" * 64)
+    with Catalog.open(catalog.folder, model="other", loader=lambda _: other) as again:
+        again.build([pictures], switch_model=True)
+        assert {image.holds for image in again} == {"colour"}
+    assert Catalog.verify(catalog.folder).ok

@@ -111,6 +111,8 @@ def test_what_would_be_lost() -> None:
     assert lacks(grey, deep) == ["colour", "transparency", "more than 8 bits"]
     assert lacks(deep, grey) == []
     assert lacks(replace(CAMERA, holds=None), replace(CAMERA, holds="colour")) == []
+    (unknown,) = lacks(deep, replace(CAMERA, format="PNG", holds=None))
+    assert unknown.startswith("perhaps transparency")
     hidden = replace(CAMERA, holds="colour alpha frames")
     assert lacks(hidden, hidden) == ["transparency", "frames or pages after the first"]  # those of the other may differ
 
