@@ -150,7 +150,7 @@ def _assigned(spec: str, file: Path) -> torch.nn.Module | None:
 
 def _weights(spec: str) -> tuple[str, Path]:
     """What timm is to be asked for, and the weight file, fetched from the hub where need be."""
-    kind, _, place = spec.rpartition(":")
+    kind, _, place = spec.partition(":")
     if kind == "local-dir":
         for name in (SAFE_WEIGHTS, *OTHER_WEIGHTS):
             if (file := Path(place) / name).is_file():

@@ -111,7 +111,7 @@ def tune(index: NeighbourIndex, exam: Exam, target: float) -> Tuning:
 
 def _efforts(most: int) -> list[int]:
     """What is tried, up to the effort at which a search is as good as it can be."""
-    return [1 << bit for bit in range(most.bit_length())]
+    return sorted({*(1 << bit for bit in range(most.bit_length())), most})
 
 
 def _between(effort: int, parts: tuple[int, ...] = (5, 6, 7)) -> list[int]:

@@ -67,7 +67,7 @@ def decode(data: bytes, kind: str | None = None, max_pixels: int = MAX_PIXELS) -
             _refuse(image, max_pixels)
             name, deep = str(image.format), _is_deep(image)
             image.load()
-            picture = to_rgb(_upright(image))
+            picture = to_rgb(upright(image))
             info = _info(image, picture, name)
             held = {"alpha": _is_transparent(image), "deep": deep, "frames": _has_frames(image, data)}
             return Decoded(picture, replace(info, holds=" ".join(word for word in HELD if held.get(word))))
@@ -112,7 +112,7 @@ def _refuse(image: Image, max_pixels: int) -> None:
         raise PictureError("camera raw is not a format that indexer opens")
 
 
-def _upright(image: Image) -> Image:
+def upright(image: Image) -> Image:
     """The picture turned as its EXIF says; EXIF that cannot be read says nothing."""
     from PIL import ImageOps
 
@@ -211,7 +211,7 @@ def _info(image: Image, picture: Image, name: str) -> PictureInfo:
         camera = _camera(_text(exif.get(_MAKE)), _text(exif.get(_MODEL)))
     except MemoryError:
         raise
-    except Exception:  # as in _upright
+    except Exception:  # as in upright
         taken = camera = None
     width, height = picture.size
     return PictureInfo(width, height, name, taken, camera)

@@ -57,7 +57,6 @@ _MAGIC = (
     *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
     *((0, b"P%d" % digit + space, "PPM") for digit in range(1, 7) for space in (b"\n", b" ", b"\r", b"\t", b"#")),
     (0, b"Pf\n", "PPM"),
-    (0, b"PF\n", "PPM"),
 )
 # pictures to a person, but never opened: interpreters, layered documents, camera raw
 _REFUSED_MAGIC = (
@@ -69,6 +68,7 @@ _REFUSED_MAGIC = (
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
     (0, b"gimp xcf", "XCF"),
+    (0, b"PF\n", "PFM in colour"),
     (0, b"\0\0\x01\0", "ICO"),
 )
 _ENDINGS = frozenset(

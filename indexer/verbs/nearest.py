@@ -97,7 +97,7 @@ def refresh(
     """Bring the index up to date where it is missing, damaged, far behind, or not what is wished for; returns warnings.
 
     What has come since is added to it; it is made anew when too much has been deleted or added, or what has come is of
-    another kind. wish None: what it is now may stay. optimize: make it anew unless it is exactly as the store.
+    another kind. wish None: what it is now may stay. optimize: however little is new; what is gone is taken out.
     """
     model = store.model()
     count, last = store.vectors.span(model) if model else (0, 0)
@@ -112,7 +112,7 @@ def refresh(
     asked = wish or Wish()
     advance = lambda stage, done, total: progress(Progress(stage, done, total))  # noqa: E731
     fresh = Stamp(secrets.token_hex(8), model.id.key, FLAT, model.id.dim, count, last, 1.0, target=asked.recall)
-    if found is not None and wish is None and not optimize and _can_grow(store, model, found[1], count):
+    if found is not None and wish is None and _can_grow(store, model, found[1], count, optimize):
         old = open_index(*found, checked=True)
         tail = _blocks(store, model, progress, found[1].last, found[1].covered, count)
         covered = found[1].covered + store.vectors.count_after(model, found[1].last)
@@ -161,11 +161,11 @@ def _is_wished(stamp: Stamp, wish: Wish, count: int) -> bool:
     return stamp.target == wish.recall and stamp.kind in structures(count, stamp.dim, wish)
 
 
-def _can_grow(store: Store, model: StoredModel, stamp: Stamp, count: int) -> bool:
+def _can_grow(store: Store, model: StoredModel, stamp: Stamp, count: int, optimize: bool) -> bool:
     _, deleted = _drift(store, model, stamp, count)
     kinds = structures(count, stamp.dim, Wish())
     outgrown = stamp.kind == FLAT and kinds != (FLAT,)
-    few = deleted <= max(MAX_TAIL, MAX_TAIL_SHARE * count)
+    few = deleted <= (0 if optimize else max(MAX_TAIL, MAX_TAIL_SHARE * count))
     return few and not outgrown and count < OUTGROWN * stamp.trained
 
 

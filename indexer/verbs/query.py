@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..embed.embedder import NO_VECTOR, Embedder
 from ..errors import CatalogError, InvalidArgument, PictureError, WrongModel
 from ..halves import have_direction
-from ..pictures.decode import MAX_PIXELS, to_rgb
+from ..pictures.decode import MAX_PIXELS, to_rgb, upright
 from ..pictures.scan import read_path
 from ..records import ImageRecord, Match, Progress, QueryResult, Skipped
 from ..store.rows import Passing, StoredModel
@@ -187,7 +187,7 @@ def _read_one(picture: Any) -> _Asked:
         return read_path(os.fsencode(picture)).sha256
     if hasattr(picture, "convert"):
         try:
-            return np.asarray(to_rgb(picture))
+            return np.asarray(to_rgb(upright(picture)))
         except (OSError, ValueError, SyntaxError) as error:  # as Pillow's plugins say that a file is damaged
             raise PictureError(f"it cannot be decoded ({error})") from None
     raise InvalidArgument(f"A {type(picture).__name__} is no picture. Give a path, a PIL image, an array or a vector.")

@@ -231,6 +231,11 @@ def test_a_folder_can_be_spelled_in_many_ways(folder: Path, spelling: str) -> No
     assert embedder.id == load(folder).id
 
 
+def test_a_folder_may_have_a_colon_in_its_name(folder: Path, small_folder: Path) -> None:
+    other = shutil.copytree(folder, folder.with_name("model: mine"))
+    assert load(str(other)).id == load(small_folder).id
+
+
 def test_the_same_model_in_another_folder(folder: Path, small_folder: Path) -> None:
     assert load(folder).id == load(small_folder).id
     assert load(folder).id.key == load(small_folder).id.key

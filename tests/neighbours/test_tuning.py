@@ -89,6 +89,12 @@ def test_few_lists_are_all_tried() -> None:
     assert made.tune(0.99) == (1024, DEPTHS[0], 1.0)
 
 
+@pytest.mark.parametrize("lists", [3, 100, 1000])
+def test_all_lists_are_tried_whatever_their_number(lists: int) -> None:
+    made = Made(lambda effort, depth: 1.0 if effort == lists else 0.5, lists)
+    assert made.tune(0.99) == (lists, DEPTHS[0], 1.0)
+
+
 def test_an_index_that_finds_nothing_still_has_a_way_to_be_searched() -> None:
     made: Any = Made(lambda effort, depth: 0.0, lists=8)
     assert made.tune(0.99) == (1, DEPTHS[-1], 0.0)

@@ -290,6 +290,7 @@ def test_a_file_that_is_no_picture_by_content_nor_by_ending_is_ignored(tmp_path:
         ("a.psd", b"8BPS\0\1", "PSD is not a format that indexer opens"),
         ("a.cr2", b"II*\0\x10\0\0\0CR\2\0", "camera raw is not a format that indexer opens"),
         ("a.jp2", b"\0\0\0\x0cjP  \r\n", "JPEG 2000 is not a format that indexer opens"),
+        ("a.pfm", b"PF\n2 2\n-1.0\n", "PFM in colour is not a format that indexer opens"),
         ("a.ico", b"\0\0\1\0\1\0", "ICO is not a format that indexer opens"),
         ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not a format that indexer opens"),
         ("a.tga", b"\0\0\2\0" + b"\0" * 14, "TGA is not a format that indexer opens"),

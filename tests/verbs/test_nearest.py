@@ -408,7 +408,13 @@ def test_a_small_tail_waits_for_optimize(store: Store, monkeypatch: pytest.Monke
     refresh(store)
     assert stamp_of(store) == before
     refresh(store, optimize=True)
-    assert stamp_of(store).covered == 3010
+    grown = stamp_of(store)
+    assert (grown.kind, grown.covered, grown.trained) == (LISTS, 3010, 3000)
+    forget(store, [5])
+    refresh(store)
+    assert stamp_of(store) == grown
+    refresh(store, optimize=True)
+    assert stamp_of(store).covered == 3009  # what is gone is taken out
 
 
 def test_another_wish_is_followed_and_the_same_one_is_not_done_twice(store: Store, folder: Path) -> None:

@@ -358,6 +358,17 @@ def test_a_pil_image_that_cannot_be_loaded_is_skipped(catalog: Catalog, pictures
         catalog.query(half)
 
 
+def test_a_pil_image_is_turned_as_its_exif_says(catalog: Catalog, pictures: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(pictures / "c.jpg") as image:
+        image.save(pictures / "turned.jpg", exif=exif)
+    catalog.build([pictures])
+    with Image.open(pictures / "turned.jpg") as turned:
+        (match,) = catalog.query(turned, k=1)
+    assert (Path(match.path).name, match.score) == ("turned.jpg", pytest.approx(1, abs=1e-6))
+
+
 def test_a_picture_is_itself_by_whatever_link_it_is_named(catalog: Catalog, pictures: Path, tmp_path: Path) -> None:
     catalog.build([pictures])
     (tmp_path / "folder").symlink_to(pictures)
