@@ -21,8 +21,8 @@ from indexer.records import Fingerprint, PictureInfo, Preprocess
 
 # what a test starts instead of a worker's own boot code
 BOOT = "import json,sys; sys.path[:]=json.loads(sys.argv[1]); from tests.pictures.planted import main; main()"
-# where serve() sends its answers: it moves them off stdout, to the first number that is free
-ANSWERS = 3
+# where serve() sends its answers, as main() keeps it: serve() moves them off stdout
+ANSWERS = -1
 # bytes of shared memory in which a picture has room
 ENOUGH = 1 << 16
 # how much longer than its limit a worker lives whose parent is gone
@@ -92,5 +92,7 @@ def shared() -> int:
 
 
 def main() -> None:
+    global ANSWERS
+    ANSWERS = os.dup(1)
     serving.GRACE_SECONDS = GRACE_SECONDS
     serving.serve(answer)

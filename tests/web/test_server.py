@@ -49,6 +49,11 @@ def got(address: str, data: bytes | None = None) -> bytes:
         return bytes(answer.read())
 
 
+def digests_of(built: Path) -> list[str]:
+    with Catalog.open(built / ".indexer", readonly=True) as catalog:
+        return [image.sha256 for image in catalog]
+
+
 def test_a_page_its_pictures_and_what_is_like_one_that_is_sent(built: Path) -> None:
     with serving(built) as (process, address):
         assert address.startswith("http://127.0.0.1:")
@@ -56,7 +61,7 @@ def test_a_page_its_pictures_and_what_is_like_one_that_is_sent(built: Path) -> N
         images = json.loads(got(f"{address}api/images?where=width>0"))["images"]
         assert len(images) == 21
         with ThreadPoolExecutor(16) as pool:
-            digests = [image.sha256 for image in Catalog.open(built / ".indexer", readonly=True)]
+            digests = digests_of(built)
             small = list(pool.map(lambda digest: got(f"{address}thumbnail/{digest}"), digests * 3))
         assert all(one.startswith(b"\xff\xd8") for one in small)
         assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
@@ -65,15 +70,15 @@ def test_a_page_its_pictures_and_what_is_like_one_that_is_sent(built: Path) -> N
         found = json.loads(got(f"{address}api/query?k=3", again.getvalue()))["matches"]
         assert found[0]["path"] == str(PHOTOS / "cat.jpg")
         assert found[0]["score"] > 0.95 > found[1]["score"]
-        with pytest.raises(HTTPError, match="422"):
+        with pytest.raises(HTTPError, match="422") as refused:
             got(f"{address}api/query", b"no picture")
+        refused.value.close()
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_a_signal_stops_it(built: Path, sent: signal.Signals, code: int) -> None:
     with serving(built) as (process, address):
-        digest = next(iter(Catalog.open(built / ".indexer", readonly=True))).sha256
-        got(f"{address}thumbnail/{digest}")  # a decoder runs now
+        got(f"{address}thumbnail/{digests_of(built)[0]}")  # a decoder runs now
         with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2].strip("/")))):  # and somebody waits
             os.killpg(process.pid, sent)
             _, err = process.communicate(timeout=20)  # it looks for something to do every 30
