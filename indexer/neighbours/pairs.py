@@ -16,11 +16,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..halves import unit
+from ..halves import Half, unit
 
 Ids = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
-Half = npt.NDArray[np.float16]
 
 # rows of a tile: a product large enough for BLAS, and 64 MiB of scores
 STEP = 4096

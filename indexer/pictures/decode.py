@@ -26,7 +26,7 @@ _MAKE, _MODEL, _ORIENTATION, _EXIF_IFD, _TAKEN = 0x010F, 0x0110, 0x0112, 0x8769,
 _NEW_SUBFILE_TYPE = 254
 # how the films begin that telephones put behind a photograph (ISO/IEC 14496-12, 4.3)
 _FILMS = (b"ftypmp4", b"ftypisom", b"ftypqt")
-_EIGHT_BIT = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+_EIGHT_BIT = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +137,6 @@ def to_rgb(image: Image) -> Image:
         return Image.fromarray(_to_eight_bit(np.asarray(image))).convert("RGB")
     if image.mode in _EIGHT_BIT and "transparency" not in image.info:
         return image if image.mode == "RGB" else image.convert("RGB")
-    if image.mode == "P" and "transparency" not in image.info:
-        return image.convert("RGB")
     rgba = image.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
     return Image.alpha_composite(white, rgba).convert("RGB")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .alignment import levelled, reduced
+from .signature import SIDE as SIGNATURE_SIDE
+
 SIDE = 16
 DIM = SIDE * SIDE
-# how far around a place its surroundings reach, and what keeps flat pictures from becoming noise
-_BOX, _FLOOR, _CLIP = 5, 3.0, 2.5
 
 
 def looks(signatures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
@@ -20,21 +21,8 @@ def looks(signatures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
 
     A picture without any structure has a zero row.
     """
-    cells = signatures.reshape(-1, SIDE, 4, SIDE, 4).mean(axis=(2, 4), dtype=np.float32)  # (N, 16, 16)
-    mean = _box(cells)
-    deviation = np.sqrt(np.maximum(_box(cells * cells) - mean * mean, 0))
-    local = np.clip((cells - mean) / (deviation + _FLOOR), -_CLIP, _CLIP).reshape(-1, DIM)
+    pictures = signatures.reshape(-1, SIGNATURE_SIDE, SIGNATURE_SIDE).astype(np.float32)
+    local = levelled(reduced(pictures, SIDE)).reshape(-1, DIM)
     lengths = np.linalg.norm(local, axis=1, keepdims=True)
     rows: npt.NDArray[np.float16] = (local / np.where(lengths < 1, np.inf, lengths)).astype(np.float16)
     return rows
-
-
-def _box(planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The mean around each place, edges repeated."""
-    reach = _BOX // 2
-    for axis in (1, 2):
-        pad = [(0, 0), (0, 0), (0, 0)]
-        pad[axis] = (reach, reach)
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(planes, pad, mode="edge"), _BOX, axis=axis)
-        planes = windows.mean(axis=-1, dtype=np.float32)
-    return planes

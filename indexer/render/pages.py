@@ -64,13 +64,13 @@ def pages_of(report: DuplicatesReport) -> int:
 
 
 def _duplicates(report: DuplicatesReport | None, options: Mapping[str, Any], **values: Any) -> str:
-    usual: dict[str, Any] = {"progress": None, "problem": None, "filters": {}, "tiers": TIERS}
+    usual: dict[str, Any] = {"progress": None, "problem": None, "tiers": TIERS}
     return _page("duplicates.html", report=report, options={**_OPTIONS, **options}, **{**usual, **values})
 
 
 def error_page(message: str) -> str:
     """What went wrong, in a sentence or two."""
-    return _page("error.html", message=message, filters={})
+    return _page("error.html", message=message)
 
 
 def _page(template: str, **values: Any) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CatalogError
-from ..halves import unit, widened
+from ..halves import Half, unit, widened
 from ..neighbours.choosing import DEFAULT_RECALL, FLAT, Wish, structures
 from ..neighbours.index import NeighbourIndex, open_index
 from ..neighbours.making import write_index
@@ -29,7 +29,6 @@ from ..store.store import Store
 from .nearest import IndexFiles
 
 Ids = npt.NDArray[np.int64]
-Half = npt.NDArray[np.float16]
 
 # partners that one picture may nominate, by its vector and by its look
 TOP = 16

@@ -17,9 +17,9 @@ from ..records import HELD, ImageRecord
 # what lost least. The rest decides between files of the same bytes: no 'IMG (1).jpg', and the one that was there first.
 DEFAULT = "resolution,complete,exif,format,bytes,name,oldest,shortest-path"
 
-# Lossless first. HEIC before JPEG: cameras write both, and only the JPEG is ever made from the other.
+# Lossless first. HEIF (HEIC) before JPEG: cameras write both, and only the JPEG is ever made from the other.
 # AVIF, WebP and GIF are what web sites and messengers make of a photograph.
-_FORMATS = ("TIFF", "PNG", "BMP", "PPM", "HEIF", "HEIC", "MPO", "JPEG", "AVIF", "WEBP", "GIF")
+_FORMATS = ("TIFF", "PNG", "BMP", "PPM", "HEIF", "MPO", "JPEG", "AVIF", "WEBP", "GIF")
 _LOSSLESS = 4
 # formats of pictures that hold no more than colour
 _PLAIN = ("JPEG", "MPO")
