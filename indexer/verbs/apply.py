@@ -15,7 +15,7 @@ from ..files import network_file_system
 from ..pictures.scan import digest, why
 from ..records import Applied, ApplyAction
 from . import trash
-from .moves import end_move, entry_key, has_bytes, move, put, same_entry
+from .moves import end_move, entry_key, has_bytes, is_still, move, put, same_entry, seen_twice
 from .plans import Plan, PlannedGroup, PlannedImage
 from .undo_log import Entry, UndoLog, read_own
 
@@ -200,6 +200,7 @@ class _Run:
             try:
                 if not _unchanged(os.lstat(task.source), task.status):
                     raise PictureError("it changed while it was looked at")
+                _require_apart(task)
                 _require_kept(task)
                 _act(self.action, task, sha256)
             except (OSError, PictureError):
@@ -288,6 +289,26 @@ def _intact(path: bytes, sha256: str) -> os.stat_result:
     if found != sha256:
         raise PictureError("it has changed since the plan was made")
     return status
+
+
+def _require_apart(task: _Task) -> None:
+    """The file is not the one that stays under another name, see seen_twice()."""
+    if os.path.samestat(task.status, task.keeper_status):
+        return  # a hard link: one name may go
+    keeper = os.fsdecode(task.keeper)
+    try:
+        twice = seen_twice(task.source, task.keeper)
+    except OSError as error:
+        raise PictureError(
+            f"it may be the same file as {keeper}, seen through another file system; to tell, one must be able to "
+            "write to both folders"
+        ) from error
+    if twice:
+        raise PictureError(
+            f"its folder is seen a second time as that of {keeper}, through another file system; they may be one file"
+        )
+    if not is_still(task.source, task.status):
+        raise PictureError("it changed while it was looked at")
 
 
 def _require_kept(task: _Task) -> None:

@@ -56,7 +56,7 @@ def end_move(source: bytes, target: bytes, sha256: str, status: os.stat_result) 
     """
     proven = has_bytes(target, sha256)
     try:
-        if proven and _is_still(source, status):
+        if proven and is_still(source, status):
             _unlink_moved(source, target, status)
             return
         linked = os.path.samestat(os.lstat(source), os.lstat(target))
@@ -97,15 +97,13 @@ def put(make: Callable[[bytes], None], target: bytes, *, instead_of: os.stat_res
     instead_of: the status of what it takes the place of. None: nothing may be there, see rename().
     Raises PictureError where there is something else by then.
     """
-    # hidden, so that no build sees it; the same for a file each time, so that a killed run's is cleared away
-    name = b".indexer-%s.tmp" % hashlib.sha256(os.path.basename(target)).hexdigest()[:16].encode()
-    temporary = os.path.join(os.path.dirname(target), name)
+    temporary = _beside(target, os.path.basename(target))
     _remove(temporary)
     try:
         make(temporary)
         if instead_of is None:
             rename(temporary, target)
-        elif _is_still(target, instead_of):
+        elif is_still(target, instead_of):
             os.replace(temporary, target)
         else:
             raise PictureError("it changed while it was looked at")
@@ -150,12 +148,60 @@ def same_entry(one: bytes, other: bytes) -> bool:
         return False
 
 
+def seen_twice(source: bytes, keeper: bytes) -> bool:
+    """Whether a file's folder is seen a second time as the keeper's, so that the two may be one file.
+
+    Such are unions of disks (overlayfs, mergerfs), folders mounted anew (bindfs) and shares of this very machine.
+    Device and inode of one file differ there, and what was looked at before comes from a cache, also when it is gone.
+    So something appears beside the one under a name that nobody asked for yet, and is looked for beside the other: a
+    second name of the file, since only that is sure to be on the disk of a union where the file is; where there are no
+    hard links an empty file, from both sides. Killed meanwhile, that is left, hidden, and clear_away() removes it.
+    What keeps lists of folders (rclone, davfs) or hides such names is not seen through.
+    Raises OSError where neither can be made.
+    """
+    above = [os.stat(os.path.dirname(path)) for path in (source, keeper)]
+    if os.path.samestat(*above):
+        return False  # two names in one folder
+    try:
+        return _appears_beside(source, keeper, lambda name: os.link(source, name))
+    except OSError:
+        return any(_appears_beside(*paths, _make_empty) for paths in ((source, keeper), (keeper, source)))
+
+
+def clear_away(path: bytes) -> None:
+    """Remove what a killed run has left beside a path."""
+    for of in (path, os.path.basename(path)):
+        _remove(_beside(path, of))
+
+
+def _appears_beside(one: bytes, other: bytes, make: Callable[[bytes], None]) -> bool:
+    name = _beside(one, one)
+    _remove(name)
+    make(name)
+    try:
+        os.lstat(os.path.join(os.path.dirname(other), os.path.basename(name)))
+    except FileNotFoundError:
+        return False
+    finally:
+        _remove(name)
+    return True
+
+
+def _make_empty(path: bytes) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+
+
+def _beside(path: bytes, of: bytes) -> bytes:
+    """A name beside a path: hidden, so that no build sees it, and always the same, so that it can be cleared away."""
+    return os.path.join(os.path.dirname(path), b".indexer-%s.tmp" % hashlib.sha256(of).hexdigest()[:16].encode())
+
+
 def _unlink_moved(source: bytes, target: bytes, status: os.stat_result) -> None:
     """The source goes; where the system refuses that, the target does, since the file is at both."""
     try:
         os.unlink(source)
     except OSError:
-        if _is_still(source, status):  # raises where the source is gone
+        if is_still(source, status):  # raises where the source is gone
             os.unlink(target)
         raise
     sync_folder(_folder(source))
@@ -181,7 +227,7 @@ def _rename_at_once(source: bytes, target: bytes) -> int:
     return ctypes.get_errno() if failed else 0
 
 
-def _is_still(path: bytes, before: os.stat_result) -> bool:
+def is_still(path: bytes, before: os.stat_result) -> bool:
     """Whether the same file is there, not written since. Its ctime is left out: a new link to it changes that."""
     now = os.lstat(path)
     return all(

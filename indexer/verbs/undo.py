@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import PictureError
 from ..pictures.scan import why
 from ..records import Applied
-from .moves import copy, has_bytes, move
+from .moves import clear_away, copy, has_bytes, move
 from .trash import Trash
 from .undo_log import Entry, UndoLog, read
 
@@ -32,6 +32,7 @@ def _each(file: Path, uuid: str) -> Iterator[Applied]:
             if entry.state not in ("intent", "done"):
                 continue
             try:
+                clear_away(os.fsencode(entry.source))
                 remark = _put_back(entry, trash)
             except PictureError as error:
                 yield Applied(entry.source, entry.method, False, error.reason)

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,77 @@ def test_hard_links_of_one_file(run: Apply, root: Path) -> None:
     (step,) = run(plan_of(image(root / "keep.jpg", KEEP, "keep"), image(root / "twin.jpg", TWIN, "remove", "exact")))
     assert step.done
     assert files(root) == {"keep.jpg": KEEP, "sub/copy.jpg": COPY}
+
+
+def mount_pool(disk: Path, pool: Path) -> None:
+    """Show a disk's folder a second time, with other devices and inodes."""
+    for name in ("upper", "work"):
+        (pool.parent / name).mkdir()
+    options = f"lowerdir={disk},upperdir={pool.parent / 'upper'},workdir={pool.parent / 'work'}"
+    done = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(pool)], capture_output=True)
+    if done.returncode:
+        pytest.skip("no permission to mount, or no overlayfs")
+
+
+@pytest.fixture
+def pool(root: Path) -> Iterator[Path]:
+    """A folder of the root that shows another one, disk, once more."""
+    disk, pool = root / "disk", root / "pool"
+    disk.mkdir()
+    pool.mkdir()
+    (disk / "only.jpg").write_bytes(TWIN)
+    mount_pool(disk, pool)
+    yield pool
+    subprocess.run(["umount", str(pool)], check=True)
+
+
+@pytest.mark.parametrize("action", ["trash", "move", "symlink", "delete"])
+@pytest.mark.parametrize("kept_in_pool", [True, False])
+def test_one_file_that_is_seen_through_two_file_systems_is_no_duplicate(
+    run: Apply, root: Path, pool: Path, tmp_path: Path, action: ApplyAction, kept_in_pool: bool
+) -> None:
+    seen = [pool / "only.jpg", root / "disk" / "only.jpg"]
+    keeper, source = seen if kept_in_pool else seen[::-1]
+    plan = plan_of(image(keeper, TWIN, "keep"), image(source, TWIN, "remove", "exact"))
+    (step,) = run(plan, action, to=tmp_path / "to" if action == "move" else None)
+    if kept_in_pool:  # what is removed in the pool is only hidden there: overlayfs leaves the folder below alone
+        assert (step.done, "is seen a second time as that of" in step.why) == (False, True)
+    assert keeper.read_bytes() == TWIN
+    assert not [path for path in root.rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_what_a_killed_look_beside_a_file_left_is_cleared_away(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    link = os.link
+
+    def killed(*paths: bytes) -> None:
+        link(*paths)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "link", killed)
+        run(plan)
+    assert len(files(root)) == len(ALL) + 1
+    if again:
+        run(plan)
+    else:
+        assert [step.why for step in undo(tmp_path / "log")] == ["it is where it was"]
+    assert files(root) == ({"keep.jpg": KEEP} if again else ALL)
+
+
+def test_where_it_cannot_be_told_whether_two_are_one(
+    run: Apply, plan: Plan, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr("indexer.verbs.moves._make_empty", refused)
+    copy, twin = run(plan)
+    assert (copy.done, twin.done) == (False, True)
+    assert copy.why.startswith(f"it may be the same file as {root / 'keep.jpg'}")
 
 
 def test_two_groups_that_remove_each_others_keepers(run: Apply, root: Path) -> None:

@@ -213,6 +213,41 @@ def test_the_source_stays_until_its_bytes_are_at_the_target(source: Path, target
         assert files(source, target) == (OLD, there)
 
 
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The source's folder, seen through another file system: with another device and inode."""
+    (tmp_path / "pool").symlink_to("from")
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    return tmp_path / "pool" / "a.jpg"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_folder_that_is_seen_twice(
+    links: bool, source: Path, shown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "a.jpg").write_bytes(OLD)
+    for one, other, twice in (
+        (source, shown, True),
+        (shown, source, True),
+        (source, tmp_path / "to" / "a.jpg", False),
+    ):
+        if not links:
+            refuse(monkeypatch, "link", errno.EPERM)
+        assert moves.seen_twice(os.fsencode(one), os.fsencode(other)) == twice
+        assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["a.jpg", "a.jpg"]
+
+
+def test_a_folder_of_a_pool_whose_new_files_go_to_another_disk(
+    source: Path, shown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without hard links what appears on the disk tells, where what appears in the pool does not."""
+    make = moves._make_empty
+    monkeypatch.setattr(moves, "_make_empty", lambda name: None if b"/pool/" in name else make(name))
+    refuse(monkeypatch, "link", errno.EPERM)
+    assert moves.seen_twice(os.fsencode(shown), os.fsencode(source))
+
+
 def test_a_copy_overwrites_only_what_was_seen(source: Path, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(b"what is to go")
