@@ -162,12 +162,20 @@ class _Run:
         raise PictureError("it is outside the catalog's folders")
 
     def _keeper(self, group: PlannedGroup, image: PlannedImage) -> tuple[bytes, os.stat_result]:
-        """One of the group that stays and is what it was; for a link, one with the same bytes."""
+        """One of the group that stays and is what it was; for a link, one with the same bytes.
+
+        dedup compared all of a group with the first that it keeps. Where that one is not what it was, what else stays
+        may be another picture, or a smaller one, unless it has the same bytes.
+        """
         linking = self.action in ("hardlink", "symlink")
         reasons = []
         for other in group.having("keep"):
-            if linking and other.sha256 != image.sha256:
+            same = other.sha256 == image.sha256
+            if linking and not same:
                 reasons.append(f"{other.path} has other bytes, so a link to it would be another file")
+                continue
+            if reasons and not same:
+                reasons.append(f"{other.path}, which is kept too, has other bytes and was not compared with it")
                 continue
             try:
                 return os.fsencode(other.path), _intact(os.fsencode(other.path), other.sha256)

@@ -192,6 +192,24 @@ def test_what_is_not_as_it_was_is_left(
     assert all(after[name] == before[name] for name in before if name in after)
 
 
+@pytest.mark.parametrize("harm", [keeper_changed, keeper_gone])
+def test_what_else_is_kept_stands_in_only_for_the_same_bytes(
+    run: Apply, root: Path, harm: Callable[[Path], None]
+) -> None:
+    """A thumbnail that the plan keeps too is not what the others were compared with."""
+    for name, data in (("thumb.jpg", b"tiny"), ("same.jpg", TWIN)):
+        (root / name).write_bytes(data)
+    keep = image(root / "keep.jpg", KEEP, "keep"), image(root / "thumb.jpg", b"tiny", "keep")
+    twin, same = image(root / "twin.jpg", TWIN, "remove"), image(root / "same.jpg", TWIN, "keep")
+    harm(root)
+    (step,) = run(plan_of(*keep, twin))
+    assert not step.done
+    assert step.why.endswith(f"{root / 'thumb.jpg'}, which is kept too, has other bytes and was not compared with it")
+    assert (root / "twin.jpg").exists()
+    (step,) = run(plan_of(*keep, twin, same))
+    assert step.done
+
+
 def test_what_lies_outside_the_folders_is_left(run: Apply, root: Path, tmp_path: Path) -> None:
     (tmp_path / "outside.jpg").write_bytes(COPY)
     (tmp_path / "root2").mkdir()
