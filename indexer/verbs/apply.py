@@ -247,7 +247,7 @@ _VERBS = {
 
 def _act(action: ApplyAction, task: _Task, sha256: str) -> None:
     if action == "trash":
-        trash.throw_away(task.source)
+        trash.throw_away(task.source, sha256, task.status)
     elif action == "delete":
         os.unlink(task.source)
     elif action == "hardlink":

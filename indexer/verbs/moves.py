@@ -36,17 +36,23 @@ def move(source: bytes, target: bytes, sha256: str, status: os.stat_result) -> N
     except FileExistsError:
         raise
     except OSError:  # another file system, or one without hard links
-        try:
-            rename(source, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            copy(source, target, sha256)
-        else:
-            _require_moved(source, target, sha256)
-            return
+        carry(source, target, sha256, status)
+        return
     sync_folder(_folder(target))
     end_move(source, target, sha256, status)
+
+
+def carry(source: bytes, target: bytes, sha256: str, status: os.stat_result) -> None:
+    """Move a file in one step where the file system can, else by a copy; see move() for the rest."""
+    try:
+        rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy(source, target, sha256)
+        end_move(source, target, sha256, status)
+    else:
+        _require_moved(source, target, sha256)
 
 
 def end_move(source: bytes, target: bytes, sha256: str, status: os.stat_result) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import PictureError
@@ -68,7 +69,8 @@ def _put_back(entry: Entry, trash: Trash) -> str:
         if trashed is None:
             raise PictureError("it was not found in the trash; look there and restore it by hand")
         move(trashed.file, source, entry.sha256, os.lstat(trashed.file))
-        os.unlink(trashed.note)
+        with suppress(FileNotFoundError):
+            os.unlink(trashed.note)
     elif entry.method == "delete":
         raise PictureError("it was deleted, which cannot be undone")
     else:

@@ -371,7 +371,7 @@ list(apply(read_plan(plan), uuid="u", roots=[os.fsencode(root)], action=action, 
 """
 
 
-@pytest.mark.parametrize("action", ["move", "hardlink", "symlink", "delete"])
+@pytest.mark.parametrize("action", ["trash", "move", "hardlink", "symlink", "delete"])
 def test_killed_at_every_step_it_can_be_run_again(
     run: Apply, plan: Plan, root: Path, tmp_path: Path, action: ApplyAction
 ) -> None:
