@@ -199,20 +199,23 @@ class _Run:
         if self.action != "move" or not os.path.lexists(task.target):
             return False
         if same_entry(task.source, task.target) or not resumed or not has_bytes(task.target, sha256):
-            raise _taken(task.target)
+            raise _Taken(task.target)
         return True
 
     def _carry_out(self, log: UndoLog, task: _Task, sha256: str) -> None:
         with self._held(task):
             entry = log.intend(self.action, task.source, task.target, task.keeper, sha256, task.status)
             try:
-                if not _unchanged(os.lstat(task.source), task.status):
-                    raise PictureError("it changed while it was looked at")
-                _require_apart(task)
-                _require_kept(task)
-                _act(self.action, task, sha256)
+                _look_again(task)
             except (OSError, PictureError):
                 log.became(entry, "failed")
+                raise
+            try:
+                _act(self.action, task, sha256)
+            except (OSError, PictureError) as error:
+                # what failed may have been done by then: undo looks at the files
+                if isinstance(error, _Taken) or _is_as_it_was(self.action, task):
+                    log.became(entry, "failed")
                 raise
             log.became(entry, "done")
 
@@ -260,11 +263,23 @@ def _act(action: ApplyAction, task: _Task, sha256: str) -> None:
         try:
             move(task.source, task.target, sha256, task.status)
         except FileExistsError as error:  # since it was looked at
-            raise _taken(error.filename2 or error.filename) from error
+            raise _Taken(error.filename2 or error.filename) from error
 
 
-def _taken(target: bytes) -> PictureError:
-    return PictureError(f"there is already something at {os.fsdecode(target)}")
+class _Taken(PictureError):
+    """Something else is where a file shall go."""
+
+    def __init__(self, target: bytes) -> None:
+        super().__init__(f"there is already something at {os.fsdecode(target)}")
+
+
+def _is_as_it_was(action: ApplyAction, task: _Task) -> bool:
+    """Whether a file is proven to be where it was, and nowhere else."""
+    try:
+        moved = action == "move" and os.path.lexists(task.target)
+        return is_still(task.source, task.status) and not moved
+    except OSError:
+        return False
 
 
 def _was_done(entry: Entry) -> bool:
@@ -297,6 +312,14 @@ def _intact(path: bytes, sha256: str) -> os.stat_result:
     if found != sha256:
         raise PictureError("it has changed since the plan was made")
     return status
+
+
+def _look_again(task: _Task) -> None:
+    """What was true when the files were read still is."""
+    if not _unchanged(os.lstat(task.source), task.status):
+        raise PictureError("it changed while it was looked at")
+    _require_apart(task)
+    _require_kept(task)
 
 
 def _require_apart(task: _Task) -> None:

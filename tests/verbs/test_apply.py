@@ -23,7 +23,7 @@ from indexer.records import Applied, ApplyAction
 from indexer.verbs.apply import apply
 from indexer.verbs.plans import Plan, PlannedGroup, PlannedImage, read_plan, write_plan
 from indexer.verbs.undo import undo
-from indexer.verbs.undo_log import Entry, UndoLog
+from indexer.verbs.undo_log import Entry, UndoLog, read
 
 from ..conftest import ROOT
 
@@ -577,6 +577,50 @@ def test_what_takes_the_place_of_a_link_meanwhile_stays(
     (back,) = undo(tmp_path / "log")
     assert (back.done, back.why) == (False, "it changed while it was looked at")
     assert twin.read_bytes() == b"a new version"
+
+
+# -- what fails --------------------------------------------------------------------------------------------------------
+
+
+def states(tmp_path: Path) -> set[str]:
+    return {entry.state for entry in read(tmp_path / "log")[1].values()}
+
+
+@pytest.mark.parametrize("action", ["trash", "move", "hardlink", "symlink"])
+def test_what_fails_once_it_is_done_can_be_put_back(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: ApplyAction
+) -> None:
+    def failed(_: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("indexer.verbs.moves.sync_folder", failed)
+        steps = run(plan, action, to=tmp_path / "to" if action == "move" else None)
+    assert not any(step.done for step in steps)
+    assert states(tmp_path) == {"intent"}
+    assert all(step.done for step in undo(tmp_path / "log"))
+    assert files(root) == ALL
+    assert not (root / "twin.jpg").is_symlink()
+    assert not (root / "twin.jpg").samefile(root / "keep.jpg")
+    assert files(tmp_path / "share") == {}
+
+
+def test_what_was_refused_is_noted_as_failed(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = os.unlink
+
+    def refused(path: bytes) -> None:
+        if not path.endswith(b".tmp"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        steps = run(plan)
+    assert [(step.done, step.why) for step in steps] == [(False, "no permission to delete it")] * 2
+    assert states(tmp_path) == {"failed"}
+    assert list(undo(tmp_path / "log")) == []
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------

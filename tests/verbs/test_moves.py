@@ -101,6 +101,16 @@ def test_a_file_is_moved(disk: str, source: Path, target: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["a.jpg"]
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_disk_that_syncs_no_folders(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refused(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    move(source, target)
+    assert files(source, target) == (None, OLD)
+
+
 def test_what_is_at_the_target_stays(disk: str, source: Path, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(NEW)
