@@ -98,6 +98,14 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def mount_point(path: bytes) -> bytes:
+    """The folder at which the disk of a path begins; what it ends in may be a link or gone."""
+    folder = os.path.realpath(os.path.dirname(path))
+    while not os.path.ismount(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
 def _sync(file: Path) -> None:
     """Have a file on the disk."""
     with file.open("rb+") as opened:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import PictureError
-from ..files import sync_folder
+from ..files import mount_point, sync_folder
 from ..pictures.scan import why
 from .moves import carry, has_bytes
 
@@ -179,9 +179,7 @@ def _folders(path: bytes) -> Iterator[tuple[bytes, bytes]]:
     if not os.path.isabs(data):  # to be passed over, says the Base Directory specification
         data = os.path.expanduser(b"~/.local/share")
     yield os.path.join(data, b"Trash"), data
-    volume = os.path.dirname(path)
-    while not os.path.ismount(volume):
-        volume = os.path.dirname(volume)
+    volume = mount_point(path)
     user = b"%d" % os.getuid()
     yield os.path.join(volume, b".Trash", user), volume
     yield os.path.join(volume, b".Trash-" + user), volume

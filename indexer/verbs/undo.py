@@ -33,6 +33,7 @@ def _each(file: Path, uuid: str) -> Iterator[Applied]:
             if entry.state not in ("intent", "done"):
                 continue
             try:
+                _require_mounted(entry)
                 clear_away(os.fsencode(entry.source))
                 remark = _put_back(entry, trash)
             except PictureError as error:
@@ -43,6 +44,14 @@ def _each(file: Path, uuid: str) -> Iterator[Applied]:
                 continue
             log.became(entry, "undone")
             yield Applied(entry.source, entry.method, True, remark)
+
+
+def _require_mounted(entry: Entry) -> None:
+    """Raises PictureError where what is put back would come to lie beneath the disk that it was on."""
+    if entry.mount and not os.path.ismount(entry.mount):
+        raise PictureError(f"the disk that was at {entry.mount} is not there; mount it")
+    if not entry.mount and not any(os.path.isdir(os.path.dirname(path)) for path in (entry.source, entry.keeper)):
+        raise PictureError("neither its folder nor that of what was kept is there; mount its disk, or make the folder")
 
 
 def _put_back(entry: Entry, trash: Trash) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from ..errors import InvalidArgument, WrongFormat
-from ..files import changing, replace_file
+from ..files import changing, mount_point, replace_file
 from ..records import ApplyAction
 
 VERSION = 1
@@ -28,7 +28,8 @@ class Entry:
     """One action on one file.
 
     source: the file. target: where it goes, or for a symlink what it says; empty where there is no such thing.
-    keeper: the file that stays. mtime_ns, mode: the source's, to be put back. Paths as surrogateescape gives them.
+    keeper: the file that stays. mtime_ns, mode: the source's, to be put back. mount: where the source's disk was
+    mounted; older logs do not say. Paths as surrogateescape gives them.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Entry:
     mtime_ns: int
     mode: int
     state: State = "intent"
+    mount: str = ""
 
 
 class UndoLog:
@@ -74,7 +76,8 @@ class UndoLog:
         """Say what comes next. What is said lasts when this returns."""
         self._last += 1
         names = os.fsdecode(source), os.fsdecode(target), os.fsdecode(keeper)
-        entry = Entry(self._last, method, *names, sha256, status.st_mtime_ns, status.st_mode & 0o7777)
+        mount = os.fsdecode(mount_point(source))
+        entry = Entry(self._last, method, *names, sha256, status.st_mtime_ns, status.st_mode & 0o7777, mount=mount)
         self._append(asdict(entry))
         self.entries[entry.number] = entry
         return entry
@@ -146,7 +149,7 @@ def _entry(values: dict[str, Any]) -> Entry | None:
         entry = Entry(**values)
     except TypeError:
         return None
-    texts = (entry.source, entry.target, entry.keeper, entry.sha256)
+    texts = (entry.source, entry.target, entry.keeper, entry.sha256, entry.mount)
     numbers = (entry.number, entry.mtime_ns, entry.mode)
     sound = all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)
     return entry if sound and entry.method in get_args(ApplyAction) and entry.state in get_args(State) else None

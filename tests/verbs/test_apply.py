@@ -623,6 +623,49 @@ def test_what_was_refused_is_noted_as_failed(
     assert list(undo(tmp_path / "log")) == []
 
 
+# -- a disk that is not there ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["move", "symlink"])
+def test_nothing_is_put_back_beneath_a_disk_that_is_not_mounted(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: ApplyAction
+) -> None:
+    ismount = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda path: os.fsencode(path) == os.fsencode(root) or ismount(path))
+    done = sum(step.done for step in run(plan, action, to=tmp_path / "to" if action == "move" else None))
+    os.rename(root, tmp_path / "disk")
+    root.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", ismount)
+        steps = [(step.done, step.why) for step in undo(tmp_path / "log")]
+    assert steps == [(False, f"the disk that was at {root} is not there; mount it")] * done
+    assert list(root.iterdir()) == []
+    root.rmdir()
+    os.rename(tmp_path / "disk", root)
+    assert [step.done for step in undo(tmp_path / "log")] == [True] * done
+    assert files(root) == ALL
+
+
+def test_an_older_log_makes_no_folders_where_a_disk_may_be_missing(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path
+) -> None:
+    """It does not say where disks were mounted."""
+    run(plan, "move", to=tmp_path / "to")
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    for line in lines:
+        line.pop("mount", None)
+    (tmp_path / "log").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.rename(root, tmp_path / "disk")
+    assert [step.why.partition(";")[0] for step in undo(tmp_path / "log")] == [
+        "neither its folder nor that of what was kept is there"
+    ] * 2
+    assert not root.exists()
+    os.rename(tmp_path / "disk", root)
+    (root / "sub").rmdir()
+    assert [step.done for step in undo(tmp_path / "log")] == [True, True]
+    assert files(root) == ALL
+
+
 # -- plans -------------------------------------------------------------------------------------------------------------
 
 
