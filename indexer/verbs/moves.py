@@ -79,22 +79,39 @@ def end_move(source: bytes, target: bytes, sha256: str, status: os.stat_result) 
     )
 
 
-def copy(source: bytes, target: bytes, sha256: str, *, instead_of: os.stat_result | None = None) -> None:
+def copy(
+    source: bytes,
+    target: bytes,
+    sha256: str,
+    *,
+    instead_of: os.stat_result | None = None,
+    stamp: tuple[int, int] | None = None,
+) -> None:
     """Copy a file with its times and mode; it appears whole, and only with the bytes that it should have.
 
-    instead_of: see put(). Raises OSError, or PictureError for other bytes.
+    instead_of: see put(). stamp: the mode and mtime_ns that it gets instead of the source's.
+    Raises OSError, or PictureError for other bytes.
     """
 
     def fill(temporary: bytes) -> None:
         with open(source, "rb") as reader, open(temporary, "xb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
             writer.flush()
+            shutil.copystat(source, temporary, follow_symlinks=False)
+            if stamp:
+                set_stamp(temporary, stamp)
             os.fsync(writer.fileno())
-        shutil.copystat(source, temporary, follow_symlinks=False)
         if digest(temporary)[0] != sha256:
             raise PictureError("the copy came out with other bytes")
 
     put(fill, target, instead_of=instead_of)
+
+
+def set_stamp(path: bytes, stamp: tuple[int, int]) -> None:
+    """Give a file a mode and an mtime_ns."""
+    mode, mtime_ns = stamp
+    os.chmod(path, mode)
+    os.utime(path, ns=(mtime_ns, mtime_ns))
 
 
 def put(make: Callable[[bytes], None], target: bytes, *, instead_of: os.stat_result | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import PictureError
 from ..pictures.scan import why
 from ..records import Applied
-from .moves import clear_away, copy, has_bytes, move
+from .moves import clear_away, copy, has_bytes, move, set_stamp
 from .trash import Trash
 from .undo_log import Entry, UndoLog, read
 
@@ -57,14 +57,15 @@ def _require_mounted(entry: Entry) -> None:
 def _put_back(entry: Entry, trash: Trash) -> str:
     """Returns a remark. Raises PictureError or OSError with the reason why it stays as it is."""
     source, keeper = os.fsencode(entry.source), os.fsencode(entry.keeper)
+    stamp = entry.mode, entry.mtime_ns
     if link := _link(entry, source, keeper):
         if not has_bytes(keeper, entry.sha256):
             raise PictureError(f"{entry.keeper}, which it links to, is gone or has changed")
-        copy(keeper, source, entry.sha256, instead_of=link)
-        os.chmod(source, entry.mode)
-        os.utime(source, ns=(entry.mtime_ns, entry.mtime_ns))
+        copy(keeper, source, entry.sha256, instead_of=link, stamp=stamp)
         return ""
     if has_bytes(source, entry.sha256):
+        if entry.method in ("hardlink", "symlink"):
+            set_stamp(source, stamp)
         return "it is where it was"
     if os.path.lexists(source):
         raise PictureError("there is something else now")

@@ -623,6 +623,38 @@ def test_what_was_refused_is_noted_as_failed(
     assert list(undo(tmp_path / "log")) == []
 
 
+# -- undone half-way ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["hardlink", "symlink"])
+@pytest.mark.parametrize("mode", [0o600, 0o2640])
+def test_a_link_is_undone_with_times_and_mode_though_it_is_killed(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: ApplyAction, mode: int
+) -> None:
+    def stamp() -> tuple[int, int]:
+        status = (root / "twin.jpg").lstat()
+        return status.st_mode & 0o7777, status.st_mtime_ns
+
+    (root / "twin.jpg").chmod(mode)
+    os.utime(root / "twin.jpg", ns=(10**18, 10**18))
+    run(plan, action)
+    replace = os.replace
+
+    def killed(*paths: bytes) -> None:
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        list(undo(tmp_path / "log"))
+    assert stamp() == (mode, 10**18)
+    (root / "twin.jpg").chmod(0o644)  # as the undo of an older indexer left it
+    os.utime(root / "twin.jpg", ns=(0, 0))
+    assert [step.done for step in undo(tmp_path / "log")] == [True]
+    assert stamp() == (mode, 10**18)
+    assert files(root) == ALL
+
+
 # -- a disk that is not there ------------------------------------------------------------------------------------------
 
 
