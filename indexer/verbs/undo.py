@@ -64,6 +64,10 @@ def _put_back(entry: Entry, trash: Trash) -> str:
         copy(keeper, source, entry.sha256, instead_of=link, stamp=stamp)
         return ""
     if has_bytes(source, entry.sha256):
+        status = os.lstat(source)
+        if entry.method == "hardlink" and status.st_nlink > 1:  # what was kept goes by another name now
+            copy(source, source, entry.sha256, instead_of=status, stamp=stamp)
+            return ""
         if entry.method in ("hardlink", "symlink"):
             set_stamp(source, stamp)
         return "it is where it was"

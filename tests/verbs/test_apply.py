@@ -623,6 +623,20 @@ def test_what_was_refused_is_noted_as_failed(
     assert list(undo(tmp_path / "log")) == []
 
 
+def test_a_hard_link_to_what_was_renamed_is_undone(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    twin, renamed = root / "twin.jpg", root / "renamed.jpg"
+    twin.chmod(0o600)
+    os.utime(twin, ns=(10**18, 10**18))
+    run(plan, "hardlink")
+    (root / "keep.jpg").rename(renamed)
+    kept = renamed.stat()
+    assert [step.done for step in undo(tmp_path / "log")] == [True]
+    assert not twin.samefile(renamed)
+    assert twin.read_bytes() == TWIN
+    assert (twin.stat().st_mode & 0o777, twin.stat().st_mtime_ns) == (0o600, 10**18)
+    assert (renamed.stat().st_mode, renamed.stat().st_mtime_ns) == (kept.st_mode, kept.st_mtime_ns)
+
+
 # -- undone half-way ---------------------------------------------------------------------------------------------------
 
 
