@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import PictureError
 from ..pictures.scan import why
 from ..records import Applied
-from .moves import clear_away, copy, has_bytes, move, set_stamp
+from .moves import clear_away, copy, end_move, has_bytes, move, same_entry, seen_twice, set_stamp
 from .trash import Trash
 from .undo_log import Entry, UndoLog, read
 
@@ -70,6 +70,8 @@ def _put_back(entry: Entry, trash: Trash) -> str:
             return ""
         if entry.method in ("hardlink", "symlink"):
             set_stamp(source, stamp)
+        elif entry.method == "move":
+            _end_move_back(source, os.fsencode(entry.target), entry.sha256)
         return "it is where it was"
     if os.path.lexists(source):
         raise PictureError("there is something else now")
@@ -90,6 +92,12 @@ def _put_back(entry: Entry, trash: Trash) -> str:
     else:
         raise PictureError("the link is gone")
     return ""
+
+
+def _end_move_back(source: bytes, moved: bytes, sha256: str) -> None:
+    """What a move that was killed, either way, has left at its target goes, unless it may be the very file."""
+    if has_bytes(moved, sha256) and not same_entry(moved, source) and not seen_twice(moved, source):
+        end_move(moved, source, sha256, os.lstat(moved))
 
 
 def _link(entry: Entry, source: bytes, keeper: bytes) -> os.stat_result | None:

@@ -432,6 +432,7 @@ def test_what_comes_to_the_target_meanwhile_is_not_what_was_moved(
     copy, twin = run(plan, "move", to=tmp_path / "to")
     assert (copy.done, twin.done) == (False, True)
     assert copy.why == f"there is already something at {tmp_path / 'to' / 'sub' / 'copy.jpg'}"
+    assert states(tmp_path) == {"failed", "done"}
     assert files(root) == {"keep.jpg": KEEP, "sub/copy.jpg": COPY}
     assert files(tmp_path / "to") == {"sub/copy.jpg": b"something else", "twin.jpg": TWIN}
 
@@ -602,7 +603,7 @@ def test_what_fails_once_it_is_done_can_be_put_back(
     assert files(root) == ALL
     assert not (root / "twin.jpg").is_symlink()
     assert not (root / "twin.jpg").samefile(root / "keep.jpg")
-    assert files(tmp_path / "share") == {}
+    assert files(tmp_path / "share") == files(tmp_path / "to") == {}
 
 
 def test_what_was_refused_is_noted_as_failed(
@@ -667,6 +668,60 @@ def test_a_link_is_undone_with_times_and_mode_though_it_is_killed(
     assert [step.done for step in undo(tmp_path / "log")] == [True]
     assert stamp() == (mode, 10**18)
     assert files(root) == ALL
+
+
+@pytest.mark.parametrize("which", ["apply", "undo"])
+@pytest.mark.parametrize("links", [True, False])
+def test_a_move_that_was_killed_between_its_two_places_leaves_one(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, links: bool
+) -> None:
+    """Where there are no hard links the one is a copy of the other."""
+    moved = tmp_path / "to" / "sub" / "copy.jpg"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if which == "undo":
+        run(plan, "move", to=tmp_path / "to")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("indexer.verbs.moves._unlink_moved", killed)
+        list(undo(tmp_path / "log")) if which == "undo" else run(plan, "move", to=tmp_path / "to")
+    twice = root / "twin.jpg" if which == "undo" else root / "sub" / "copy.jpg"
+    at_target = tmp_path / "to" / twice.relative_to(root)
+    assert twice.samefile(at_target)
+    if not links:
+        shutil.copy2(twice, moved.with_name("copy"))
+        os.replace(moved.with_name("copy"), at_target)
+    assert all(step.done for step in undo(tmp_path / "log"))
+    assert files(root) == ALL
+    assert files(tmp_path / "to") == {}
+    assert all(step.done for step in run(plan, "move", to=tmp_path / "to"))
+
+
+def test_what_was_at_the_target_of_a_killed_move_stays_where_it_is_another_picture(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, while_it_is_noted: Meanwhile
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    moved = tmp_path / "to" / "sub" / "copy.jpg"
+    while_it_is_noted(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, "move", to=tmp_path / "to")
+    moved.parent.mkdir(parents=True)
+    moved.write_bytes(b"something else")
+    assert [step.why for step in undo(tmp_path / "log")] == ["it is where it was"]
+    assert moved.read_bytes() == b"something else"
+    assert files(root) == ALL
+
+
+def test_a_target_that_leads_to_the_file_itself_stays(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    run(plan, "move", to=tmp_path / "to")
+    shutil.rmtree(root)
+    (root.parent / "to").rename(root)
+    (tmp_path / "to").symlink_to(root)
+    assert [step.why for step in undo(tmp_path / "log")] == ["it is where it was"] * 2
+    assert files(root) == {"sub/copy.jpg": COPY, "twin.jpg": TWIN}
 
 
 # -- a disk that is not there ------------------------------------------------------------------------------------------
