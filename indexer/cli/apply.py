@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -62,26 +63,28 @@ def apply(
         if not yes:
             common.say("This was a dry run: nothing was changed. Add --yes to do it.")
             return
-        if done and action != "delete":
-            common.say(f"Put everything back with: {text.command('apply', '--undo', log or f'{plan}.log')}")
+        if set(done) - {"delete"}:  # an earlier run may have done another action than this one
+            what = "what was not deleted" if done["delete"] else "everything"
+            common.say(f"Put {what} back with: {text.command('apply', '--undo', log or f'{plan}.log')}")
         if done:
             from ..verbs.build import SAFE_REMOVAL
 
-            many = action != "hardlink" and done > SAFE_REMOVAL * images  # which a build takes for an accident
+            many = done.total() - done["hardlink"] > SAFE_REMOVAL * images  # which a build takes for an accident
             prune = ("--prune",) if many else ()
             common.say(f"Bring the catalog in line with: {text.command('build', *prune, catalog=catalog)}")
     if left:
-        common.say(f"Left alone: {text.plural(left, 'file')}, each with the reason; done: {done:,}.")
+        common.say(f"Left alone: {text.plural(left, 'file')}, each with the reason; done: {done.total():,}.")
         sys.exit(common.SOME_SKIPPED)
 
 
-def _show(steps: Iterator[Applied], as_json: bool) -> tuple[int, int]:
-    """Print every step; how many were done, and how many files were left alone."""
+def _show(steps: Iterator[Applied], as_json: bool) -> tuple[Counter[str], int]:
+    """Print every step; how many were done, by action, and how many files were left alone."""
     from ..render import jsonl, text
 
-    done = left = 0
+    done: Counter[str] = Counter()
+    left = 0
     for step in steps:
-        done += step.done
+        done.update([step.action] * step.done)
         left += not step.done
         click.echo(jsonl.dumps(jsonl.applied(step)) if as_json else text.applied(step))
     return done, left

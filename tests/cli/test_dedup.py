@@ -131,6 +131,23 @@ def test_what_cannot_be_put_back_is_not_said_to_be(run: Run, folder: Path) -> No
     done = run("apply", "plan.json", "--yes", "--action", "delete")
     assert "Put everything back" not in done.err
     assert "indexer build --prune" in done.err
+    again = run("apply", "plan.json", "--yes")
+    assert again.out == f"done\tdelete\t{folder / 'small.jpg'}\talready done\n"
+    assert "back with" not in again.err
+
+
+def test_what_an_earlier_run_deleted_is_not_said_to_come_back(run: Run, folder: Path) -> None:
+    run("dedup", "--plan", "plan.json")
+    (folder / "other.jpg").write_bytes((folder / "small.jpg").read_bytes())
+    plan = json.loads(Path("plan.json").read_text())
+    images = plan["groups"][0]["images"]
+    other = {**next(image for image in images if image["action"] == "remove"), "path": str(folder / "other.jpg")}
+    run("apply", "plan.json", "--yes", "--action", "delete")
+    images.append(other)
+    Path("plan.json").write_text(json.dumps(plan))
+    done = run("apply", "plan.json", "--yes", "--action", "move", "--to", "moved")
+    back = run(*command_after("Put what was not deleted back with: ", done.err))
+    assert back.out.startswith(f"done\tmove\t{folder / 'other.jpg'}\n")
 
 
 def command_after(words: str, said: str) -> list[str]:
