@@ -11,10 +11,11 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from ..errors import InvalidArgument, WrongFormat
+from ..errors import CatalogError, InvalidArgument, WrongFormat
 from ..files import changing, mount_point, replace_file
 from ..records import ApplyAction
 
@@ -50,17 +51,38 @@ class UndoLog:
     def __init__(self, file: Path, uuid: str) -> None:
         """Begin a log, or go on with one of the same catalog.
 
-        Raises InvalidArgument for a file that is something else, CatalogError where the disk refuses.
+        Raises InvalidArgument for a file that is something else, CatalogError where the disk refuses, or while
+        another program uses it.
         """
         self.file = file
         if not file.exists() or not file.stat().st_size:
             replace_file(file, _line({"indexer_undo": VERSION, "uuid": uuid}))
-        self.entries = read_own(file, uuid)
-        self._last = max(self.entries, default=0)
         with changing(file):
             self._handle = os.open(file, os.O_RDWR | os.O_APPEND)
+        try:
+            self._lock()
+            self.entries = read_own(file, uuid)
+            self._last = max(self.entries, default=0)
+            self._end_torn_line()
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def _lock(self) -> None:
+        """Keep others out: two that undo one log at once would put back what the other just has."""
+        try:
+            flock(self._handle, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise CatalogError(
+                f"Another program is using the undo log {self.file}. Wait until it has ended, and try again."
+            ) from None
+        except OSError:
+            return  # a disk that knows no locks
+
+    def _end_torn_line(self) -> None:
+        with changing(self.file):
             if os.pread(self._handle, 1, os.fstat(self._handle).st_size - 1) != b"\n":
-                os.write(self._handle, b"\n")  # ends a torn line
+                os.write(self._handle, b"\n")
 
     def __enter__(self) -> Self:
         """Close at the end of the block."""
@@ -122,7 +144,7 @@ def read(file: Path) -> tuple[str, dict[int, Entry]]:
     version = lines[0].get("indexer_undo") if lines else None
     if type(version) is int and version > VERSION:
         raise WrongFormat(f"The undo log {file} was written by a newer indexer. Update this one.")
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise InvalidArgument(f"{file} is no undo log of indexer. Name the log that apply wrote.")
     entries: dict[int, Entry] = {}
     for values in lines[1:]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from indexer.errors import InvalidArgument, WrongFormat
+from indexer.errors import CatalogError, InvalidArgument, WrongFormat
 from indexer.records import Applied, ApplyAction
 from indexer.verbs.apply import apply
 from indexer.verbs.plans import Plan, PlannedGroup, PlannedImage, read_plan, write_plan
@@ -722,6 +722,16 @@ def test_a_target_that_leads_to_the_file_itself_stays(run: Apply, plan: Plan, ro
     (tmp_path / "to").symlink_to(root)
     assert [step.why for step in undo(tmp_path / "log")] == ["it is where it was"] * 2
     assert files(root) == {"sub/copy.jpg": COPY, "twin.jpg": TWIN}
+
+
+def test_one_log_is_not_undone_twice_at_once(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    run(plan, "move", to=tmp_path / "to")
+    first = undo(tmp_path / "log")
+    assert next(first).done
+    with pytest.raises(CatalogError, match="Another program is using the undo log"):
+        next(undo(tmp_path / "log"))
+    assert [step.done for step in first] == [True]
+    assert files(root) == ALL
 
 
 # -- a disk that is not there ------------------------------------------------------------------------------------------
