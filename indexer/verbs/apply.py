@@ -254,7 +254,7 @@ def _act(action: ApplyAction, task: _Task, sha256: str) -> None:
     elif action == "delete":
         os.unlink(task.source)
     elif action == "hardlink":
-        put(lambda temporary: os.link(task.keeper, temporary), task.source, instead_of=task.status)
+        put(lambda temporary: _link_to_kept(task, temporary), task.source, instead_of=task.status)
     elif action == "symlink":
         put(lambda temporary: os.symlink(task.target, temporary), task.source, instead_of=task.status)
     elif task.moved:
@@ -264,6 +264,12 @@ def _act(action: ApplyAction, task: _Task, sha256: str) -> None:
             move(task.source, task.target, sha256, task.status)
         except FileExistsError as error:  # since it was looked at
             raise _Taken(error.filename2 or error.filename) from error
+
+
+def _link_to_kept(task: _Task, name: bytes) -> None:
+    os.link(task.keeper, name)
+    if not is_still(name, task.keeper_status):  # another file has the keeper's name by now
+        raise _went(task.keeper)
 
 
 class _Taken(PictureError):
@@ -348,7 +354,11 @@ def _require_kept(task: _Task) -> None:
             return
     except FileNotFoundError:
         pass
-    raise PictureError(f"{os.fsdecode(task.keeper)}, which stays, changed or went while it was looked at")
+    raise _went(task.keeper)
+
+
+def _went(keeper: bytes) -> PictureError:
+    return PictureError(f"{os.fsdecode(keeper)}, which stays, changed or went while it was looked at")
 
 
 def _locked(path: bytes, how: int) -> int:

@@ -580,6 +580,22 @@ def test_what_takes_the_place_of_a_link_meanwhile_stays(
     assert twin.read_bytes() == b"a new version"
 
 
+def test_a_hard_link_is_one_to_what_was_read(
+    run: Apply, plan: Plan, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def saved(*paths: bytes) -> None:
+        (root / "new.jpg").write_bytes(b"a new version")
+        os.replace(root / "new.jpg", root / "keep.jpg")
+        link(*paths)
+
+    monkeypatch.setattr(os, "link", saved)
+    _, twin = run(plan, "hardlink")
+    assert (twin.done, twin.why.partition(", which")[0]) == (False, str(root / "keep.jpg"))
+    assert files(root) == ALL | {"keep.jpg": b"a new version"}
+
+
 # -- what fails --------------------------------------------------------------------------------------------------------
 
 
