@@ -300,6 +300,150 @@ def test_where_it_cannot_be_told_whether_two_are_one(
     assert copy.why.startswith(f"it may be the same file as {root / 'keep.jpg'}")
 
 
+@pytest.mark.parametrize("action", ["keep", "leave"])
+def test_what_stays_is_not_touched_under_another_name(run: Apply, root: Path, action: str) -> None:
+    (root / "link").symlink_to(root / "sub")
+    keep, copy = image(root / "keep.jpg", KEEP, "keep"), root / "sub" / "copy.jpg"
+    (step,) = run(plan_of(keep, image(copy, COPY, action), image(root / "link" / "copy.jpg", COPY, "remove")))
+    assert (step.done, step.why) == (False, f"the plan keeps the same file as {copy}")
+    assert copy.read_bytes() == COPY
+
+
+def test_another_file_that_has_the_name_now_is_not_said_to_be_done(run: Apply, root: Path) -> None:
+    keep, path = image(root / "keep.jpg", KEEP, "keep"), root / "sub" / "copy.jpg"
+    assert run(plan_of(keep, image(path, COPY, "remove")))[0].done
+    (step,) = run(plan_of(keep, image(path, b"another", "remove")))
+    assert not step.done
+
+
+def test_a_folder_to_move_to(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    """A hidden one is passed over by the next build; a link into the root is not."""
+    (tmp_path / "away").symlink_to(root)
+    with pytest.raises(InvalidArgument, match="where the next build would find"):
+        run(plan, "move", to=tmp_path / "away")
+    assert files(root) == ALL
+    assert all(step.done for step in run(plan, "move", to=root / ".removed"))
+    assert files(root) == {"keep.jpg": KEEP, ".removed/sub/copy.jpg": COPY, ".removed/twin.jpg": TWIN}
+
+
+def test_the_same_bytes_at_the_target_are_somebody_elses(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "twin.jpg").write_bytes(TWIN)
+    assert [step.done for step in run(plan, "move", to=tmp_path / "to")] == [True, False]
+    assert (root / "twin.jpg").read_bytes() == TWIN
+    assert [step.done for step in undo(tmp_path / "log")] == [True]
+    assert (tmp_path / "to" / "twin.jpg").read_bytes() == TWIN
+
+
+def test_what_will_be_done_is_on_disk_first(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, str]] = []
+    fsync, unlink = os.fsync, os.unlink
+
+    def synced(handle: int) -> None:
+        fsync(handle)
+        if os.readlink(f"/proc/self/fd/{handle}") == str(tmp_path / "log"):
+            events.append(("noted", json.loads((tmp_path / "log").read_text().splitlines()[-1]).get("source", "")))
+
+    def gone(path: bytes) -> None:
+        unlink(path)
+        if path.endswith(b".jpg"):
+            events.append(("gone", os.fsdecode(path)))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "unlink", gone)
+    run(plan)
+    wanted = [str(root / "sub" / "copy.jpg"), str(root / "twin.jpg")]
+    assert events == [event for path in wanted for event in (("noted", path), ("gone", path), ("noted", ""))]
+
+
+# -- undo --------------------------------------------------------------------------------------------------------------
+
+
+def test_undo_begins_with_the_last(run: Apply, root: Path, tmp_path: Path) -> None:
+    keep, path = image(root / "keep.jpg", KEEP, "keep"), root / "sub" / "copy.jpg"
+    run(plan_of(keep, image(path, COPY, "remove")), "move", to=tmp_path / "one")
+    path.write_bytes(b"later")
+    run(plan_of(keep, image(path, b"later", "remove")), "move", to=tmp_path / "two")
+    last, first = undo(tmp_path / "log")
+    assert (last.done, first.done) == (True, False)
+    assert path.read_bytes() == b"later"
+
+
+@pytest.mark.parametrize("action", ["move", "symlink"])
+def test_what_is_not_known_to_be_done_is_undone(
+    run: Apply, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: ApplyAction
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    plan = plan_of(image(root / "keep.jpg", KEEP, "keep"), image(root / "twin.jpg", TWIN, "remove", "exact"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(UndoLog, "became", killed)
+        run(plan, action, to=tmp_path / "to" if action == "move" else None)
+    assert files(root) != ALL
+    assert [step.done for step in undo(tmp_path / "log")] == [True]
+    assert files(root) == ALL
+
+
+def test_what_was_undone_is_not_undone_again(run: Apply, plan: Plan, tmp_path: Path) -> None:
+    run(plan, "move", to=tmp_path / "to")
+    assert [step.done for step in undo(tmp_path / "log")] == [True, True]
+    assert states(tmp_path) == {"undone"}
+    assert list(undo(tmp_path / "log")) == []
+
+
+def test_undo_goes_on_after_what_the_system_refuses(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    run(plan, "move", to=tmp_path / "to")
+    (root / "sub").rmdir()
+    (root / "sub").write_bytes(b"a file now")
+    done = {Path(step.path).name: step.done for step in undo(tmp_path / "log")}
+    assert done == {"twin.jpg": True, "copy.jpg": False}
+    assert (root / "twin.jpg").read_bytes() == TWIN
+    assert (tmp_path / "to" / "sub" / "copy.jpg").read_bytes() == COPY
+
+
+def test_what_changed_since_it_was_moved_stays(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    run(plan, "move", to=tmp_path / "to")
+    moved = tmp_path / "to" / "twin.jpg"
+    moved.write_bytes(b"edited since")
+    done = {Path(step.path).name: (step.done, step.why) for step in undo(tmp_path / "log")}
+    assert done == {"copy.jpg": (True, ""), "twin.jpg": (False, f"{moved} is gone or has changed")}
+    assert not (root / "twin.jpg").exists()
+
+
+def test_a_link_to_what_changed_since_stays(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
+    run(plan, "symlink")
+    (root / "keep.jpg").write_bytes(b"edited since")
+    (back,) = undo(tmp_path / "log")
+    assert (back.done, back.why) == (False, f"{root / 'keep.jpg'}, which it links to, is gone or has changed")
+    assert (root / "twin.jpg").is_symlink()
+
+
+@pytest.mark.parametrize("action", ["move", "symlink"])
+@pytest.mark.parametrize("to", ["nowhere", "sub/copy.jpg"])
+def test_a_link_of_a_persons_own_is_not_replaced(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, action: ApplyAction, to: str
+) -> None:
+    run(plan, action, to=tmp_path / "to" if action == "move" else None)
+    (root / "twin.jpg").unlink(missing_ok=True)
+    (root / "twin.jpg").symlink_to(to)
+    done = {Path(step.path).name: (step.done, step.why) for step in undo(tmp_path / "log")}
+    assert done["twin.jpg"] == (False, "there is something else now")
+    assert os.readlink(root / "twin.jpg") == to
+
+
+def test_undo_takes_the_note_out_of_the_trash_too(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, trash: Path
+) -> None:
+    run(plan, "trash")
+    assert [len(list((trash / name).iterdir())) for name in ("files", "info")] == [2, 2]
+    assert [step.done for step in undo(tmp_path / "log")] == [True, True]
+    assert [len(list((trash / name).iterdir())) for name in ("files", "info")] == [0, 0]
+    assert files(root) == ALL
+
+
 def test_two_groups_that_remove_each_others_keepers(run: Apply, root: Path) -> None:
     one, other = root / "keep.jpg", root / "twin.jpg"
     first = PlannedGroup(
@@ -814,6 +958,15 @@ def test_a_plan_survives_its_file(plan: Plan, tmp_path: Path) -> None:
         (lambda text: text.replace('"sha256": "', '"sha256": "x'), "64 hex digits"),
         (lambda text: text.replace('"path": "/', '"path": "'), "an absolute path"),
         (lambda text: text.replace('"groups"', '"group"'), "nothing for groups"),
+        (lambda text: text.replace('"keep"', '"remove", "action": "keep"', 1), "twice"),
+        (lambda text: text.replace('"score": 0.9', '"score": NaN', 1), "no number"),
+        (lambda text: text.replace('"score": 0.9', '"score": 1e999', 1), "a number"),
+        (lambda text: text.replace('"score": 0.9', '"score": true', 1), "a number"),
+        (lambda text: text.replace("keep.jpg", "ke\\u0000ep.jpg", 1), "an absolute path"),
+        (lambda text: text.replace('"bytes": 11', '"bytes": true', 1), "a whole number"),
+        (lambda text: text.replace('"bytes": 11', '"bytes": -11', 1), "a whole number"),
+        (lambda text: text.replace('"indexer_plan": 1', '"indexer_plan": true'), "its version"),
+        (lambda text: "[" * 200_000, "no plan, or damaged"),
     ],
 )
 def test_a_plan_that_makes_no_sense(plan: Plan, tmp_path: Path, edit: Callable[[str], str], said: str) -> None:
@@ -824,6 +977,19 @@ def test_a_plan_that_makes_no_sense(plan: Plan, tmp_path: Path, edit: Callable[[
     file.write_text(text)
     with pytest.raises(InvalidArgument, match=said):
         read_plan(file)
+
+
+def test_a_plan_that_an_editor_has_marked_as_utf_8(plan: Plan, tmp_path: Path) -> None:
+    write_plan(tmp_path / "plan.json", plan)
+    (tmp_path / "plan.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "plan.json").read_bytes())
+    assert read_plan(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize("actions", [("remove", "leave"), ("leave", "remove"), ("remove", "remove")])
+def test_a_file_that_is_removed_comes_once(root: Path, actions: tuple[str, str]) -> None:
+    copies = (image(root / "sub" / "copy.jpg", COPY, action) for action in actions)
+    with pytest.raises(InvalidArgument, match="twice"):
+        plan_of(image(root / "keep.jpg", KEEP, "keep"), *copies).check()
 
 
 def test_a_plan_of_a_newer_indexer(plan: Plan, tmp_path: Path) -> None:

@@ -268,3 +268,70 @@ def test_a_copy_overwrites_only_what_was_seen(source: Path, target: Path) -> Non
     assert files(source, target) == (OLD, NEW)
     moves.copy(os.fsencode(source), os.fsencode(target), SHA256, instead_of=os.lstat(target))
     assert files(source, target) == (OLD, OLD)
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is synced, renamed and unlinked, in order."""
+    seen: list[tuple[str, str]] = []
+    fsync, unlink, rename = os.fsync, os.unlink, moves.rename
+
+    def synced(handle: int) -> None:
+        seen.append(("sync", os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def gone(path: bytes) -> None:
+        seen.append(("unlink", os.fsdecode(path)))
+        unlink(path)
+
+    def renamed(old: bytes, new: bytes) -> None:
+        seen.append(("rename", os.fsdecode(new)))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "unlink", gone)
+    monkeypatch.setattr(moves, "rename", renamed)
+    return seen
+
+
+def test_a_move_is_on_disk_before_the_source_goes_and_after(
+    source: Path, target: Path, events: list[tuple[str, str]]
+) -> None:
+    move(source, target)
+    assert events == [("sync", str(target.parent)), ("unlink", str(source)), ("sync", str(source.parent))]
+
+
+def test_a_copy_is_on_disk_before_it_has_its_name(source: Path, target: Path, events: list[tuple[str, str]]) -> None:
+    target.parent.mkdir()
+    moves.copy(os.fsencode(source), os.fsencode(target), SHA256)
+    kept = [(what, Path(path).suffix or path) for what, path in events if what != "unlink"]
+    assert kept == [("sync", ".tmp"), ("rename", ".jpg"), ("sync", str(target.parent))]
+
+
+def test_a_copy_has_the_times_and_the_mode(source: Path, target: Path) -> None:
+    target.parent.mkdir()
+    source.chmod(0o640)
+    os.utime(source, ns=(10**18, 10**18))
+    moves.copy(os.fsencode(source), os.fsencode(target), SHA256)
+    assert (target.stat().st_mtime_ns, target.stat().st_mode & 0o777) == (10**18, 0o640)
+
+
+def test_a_copy_with_other_bytes_does_not_appear(source: Path, target: Path) -> None:
+    target.parent.mkdir()
+    with pytest.raises(PictureError, match="other bytes"):
+        moves.copy(os.fsencode(source), os.fsencode(target), "0" * 64)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_link_to_nowhere_is_something(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moves, "_rename_at_once", lambda *_: errno.ENOSYS)
+    target.parent.mkdir()
+    target.symlink_to("nowhere")
+    with pytest.raises(FileExistsError):
+        moves.rename(os.fsencode(source), os.fsencode(target))
+    assert target.is_symlink()
+
+
+@pytest.mark.parametrize(("one", "other"), [("\u00fc.jpg", "u\u0308.jpg"), ("A.JPG", "a.jpg")])
+def test_spellings_that_a_disk_may_take_for_one(tmp_path: Path, one: str, other: str) -> None:
+    assert moves.entry_key(os.fsencode(tmp_path / one)) == moves.entry_key(os.fsencode(tmp_path / other))
