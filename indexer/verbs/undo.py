@@ -11,7 +11,7 @@ from ..errors import PictureError
 from ..pictures.scan import why
 from ..records import Applied
 from .moves import clear_away, copy, end_move, has_bytes, move, same_entry, seen_twice, set_stamp
-from .trash import Trash
+from .trash import Trash, Trashed
 from .undo_log import Entry, UndoLog, read
 
 
@@ -57,22 +57,13 @@ def _require_mounted(entry: Entry) -> None:
 def _put_back(entry: Entry, trash: Trash) -> str:
     """Returns a remark. Raises PictureError or OSError with the reason why it stays as it is."""
     source, keeper = os.fsencode(entry.source), os.fsencode(entry.keeper)
-    stamp = entry.mode, entry.mtime_ns
     if link := _link(entry, source, keeper):
         if not has_bytes(keeper, entry.sha256):
             raise PictureError(f"{entry.keeper}, which it links to, is gone or has changed")
-        copy(keeper, source, entry.sha256, instead_of=link, stamp=stamp)
+        copy(keeper, source, entry.sha256, instead_of=link, stamp=(entry.mode, entry.mtime_ns))
         return ""
     if has_bytes(source, entry.sha256):
-        status = os.lstat(source)
-        if entry.method == "hardlink" and status.st_nlink > 1:  # what was kept goes by another name now
-            copy(source, source, entry.sha256, instead_of=status, stamp=stamp)
-            return ""
-        if entry.method in ("hardlink", "symlink"):
-            set_stamp(source, stamp)
-        elif entry.method == "move":
-            _end_move_back(source, os.fsencode(entry.target), entry.sha256)
-        return "it is where it was"
+        return _set_right(entry, source, trash)
     if os.path.lexists(source):
         raise PictureError("there is something else now")
     if entry.method == "move":
@@ -85,8 +76,7 @@ def _put_back(entry: Entry, trash: Trash) -> str:
         if trashed is None:
             raise PictureError("it was not found in the trash; look there and restore it by hand")
         move(trashed.file, source, entry.sha256, os.lstat(trashed.file))
-        with suppress(FileNotFoundError):
-            os.unlink(trashed.note)
+        _drop_note(trashed)
     elif entry.method == "delete":
         raise PictureError("it was deleted, which cannot be undone")
     else:
@@ -94,10 +84,35 @@ def _put_back(entry: Entry, trash: Trash) -> str:
     return ""
 
 
+def _set_right(entry: Entry, source: bytes, trash: Trash) -> str:
+    """What is left to do where a file has its bytes. Returns a remark."""
+    status, stamp = os.lstat(source), (entry.mode, entry.mtime_ns)
+    if entry.method == "hardlink" and status.st_nlink > 1:  # what was kept goes by another name now
+        copy(source, source, entry.sha256, instead_of=status, stamp=stamp)
+        return ""
+    if entry.method in ("hardlink", "symlink"):
+        set_stamp(source, stamp)
+    elif entry.method == "move":
+        _end_move_back(source, os.fsencode(entry.target), entry.sha256)
+    elif entry.method == "trash":
+        trashed = trash.find(source, entry.sha256)
+        if trashed and os.path.samestat(status, os.lstat(trashed.file)):
+            _end_move_back(source, trashed.file, entry.sha256)
+            _drop_note(trashed)
+    return "it is where it was"
+
+
 def _end_move_back(source: bytes, moved: bytes, sha256: str) -> None:
     """What a move that was killed, either way, has left at its target goes, unless it may be the very file."""
     if has_bytes(moved, sha256) and not same_entry(moved, source) and not seen_twice(moved, source):
         end_move(moved, source, sha256, os.lstat(moved))
+
+
+def _drop_note(trashed: Trashed) -> None:
+    """Remove the note of what is not in the trash any more."""
+    if not os.path.lexists(trashed.file):
+        with suppress(FileNotFoundError):
+            os.unlink(trashed.note)
 
 
 def _link(entry: Entry, source: bytes, keeper: bytes) -> os.stat_result | None:

@@ -20,6 +20,7 @@ import pytest
 
 from indexer.errors import CatalogError, InvalidArgument, WrongFormat
 from indexer.records import Applied, ApplyAction
+from indexer.verbs import moves
 from indexer.verbs.apply import apply
 from indexer.verbs.plans import Plan, PlannedGroup, PlannedImage, read_plan, write_plan
 from indexer.verbs.undo import undo
@@ -882,6 +883,62 @@ def test_a_target_that_leads_to_the_file_itself_stays(run: Apply, plan: Plan, ro
     (tmp_path / "to").symlink_to(root)
     assert [step.why for step in undo(tmp_path / "log")] == ["it is where it was"] * 2
     assert files(root) == {"sub/copy.jpg": COPY, "twin.jpg": TWIN}
+
+
+class Killed(BaseException):
+    """Nothing that would change a file is done any more."""
+
+
+@pytest.fixture
+def dying() -> Callable[[int], pytest.MonkeyPatch]:
+    """Within, only so many steps are done, as where a process is killed then."""
+
+    def patched(steps: int) -> pytest.MonkeyPatch:
+        patch = pytest.MonkeyPatch()
+        left = [steps]
+
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def step(*args: Any, **kwargs: Any) -> Any:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return real(*args, **kwargs)
+
+            return step
+
+        for name in ("unlink", "replace", "rename", "link", "symlink", "fsync", "write", "chmod", "utime", "mkdir"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        patch.setattr("indexer.verbs.moves._rename_at_once", counted(moves._rename_at_once))
+        return patch
+
+    return patched
+
+
+@pytest.mark.parametrize("action", ["trash", "move", "hardlink", "symlink"])
+def test_undo_that_was_killed_at_every_step_can_be_run_again(
+    run: Apply, plan: Plan, root: Path, tmp_path: Path, action: ApplyAction, dying: Callable[[int], pytest.MonkeyPatch]
+) -> None:
+    (root / "twin.jpg").chmod(0o600)
+    os.utime(root / "twin.jpg", ns=(10**18, 10**18))
+    for steps in range(60):
+        run(plan, action, to=tmp_path / "to" if action == "move" else None)
+        killed, patch = False, dying(steps)
+        try:
+            list(undo(tmp_path / "log"))
+        except Killed:
+            killed = True
+        finally:
+            patch.undo()
+        assert sorted({KEEP, COPY} - set(files(tmp_path).values())) == []
+        assert all(step.done for step in undo(tmp_path / "log"))
+        assert files(root) == ALL
+        twin = (root / "twin.jpg").stat()
+        assert (twin.st_mode & 0o777, twin.st_mtime_ns, twin.st_nlink) == (0o600, 10**18, 1)
+        assert files(tmp_path / "to") == {}
+        (tmp_path / "log").unlink()
+        if not killed:
+            return
+    raise AssertionError("more steps than were looked at")
 
 
 def test_one_log_is_not_undone_twice_at_once(run: Apply, plan: Plan, root: Path, tmp_path: Path) -> None:
