@@ -56,7 +56,7 @@ class Catalog:
     """A folder with everything that is known of some pictures; see the README's Format section.
 
     It is for the thread that opened it; another one opens its own, of the same folder.
-    len() is the number of images, iteration gives ImageRecords ordered by path, `path in catalog` and
+    len() is the number of images, iteration gives ImageRecords by root and path, `path in catalog` and
     `catalog[path]` look one up.
     """
 
@@ -487,7 +487,7 @@ class Catalog:
         return self._store.count("images")
 
     def __iter__(self) -> Iterator[ImageRecord]:
-        """Every image, ordered by path."""
+        """Every image, by root, then path."""
         return iter(self._store.images)
 
     def __contains__(self, path: object) -> bool:

@@ -98,13 +98,13 @@ class ImageRows:
         return int(self.db.one("SELECT count(*) FROM images WHERE root_id = ?", [root_id]))
 
     def __iter__(self) -> Iterator[ImageRecord]:
-        """In order of path."""
+        """By root, then path."""
         for block in self.blocks(IN_ONE_STATEMENT):
             for _, image in block:
                 yield image
 
     def blocks(self, size: int) -> Iterator[list[tuple[int, ImageRecord]]]:
-        """Every image with the id of its content, ordered by path, in blocks of some size."""
+        """Every image with the id of its content, by root, then path, in blocks of some size."""
         for part in in_parts(self.db.rows(f"SELECT {_IMAGE} ORDER BY roots.path, images.path"), size):
             records = self._records(part)
             yield [(row[1], records[row[0]]) for row in part]
