@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import changing, remove_left_over, sync_folder
+from ..errors import CatalogDamaged
+from ..files import changing, remove_left_over, replacement, sync_folder
 from ..records import ModelId, Preprocess, Stamp
 from . import checksums, exclude, seal, vectors
-from .connection import read_as_present
+from .connection import APPLICATION_ID, FORMAT, read_as_present
 from .sqlite_errors import translated
 from .store import FILE, Store
 
@@ -26,7 +29,8 @@ def salvage(folder: Path) -> str | None:
 
     Roots and the current model also come from the seal, if that is sound. Contents without a sound vector keep their
     images, so that the next build embeds them again; images without a sound row are found again by it.
-    Nothing has changed until the new file is complete, so a repair that is killed can be run again.
+    Nothing has changed until the new file is complete, so a repair that is killed can be run again. The old file stays
+    beside it where it does not say that it is a catalog. Raises CatalogDamaged where there is nothing to start from.
     """
     path, workshop = folder / FILE, folder / WORKSHOP
     sealed = None
@@ -38,10 +42,17 @@ def salvage(folder: Path) -> str | None:
     new = Store.create(workshop)
     try:
         with translated(workshop / FILE):
-            _copy(path, new, sealed)
-        model = new.model()
+            recognised = _copy(path, new, sealed)
+        model, roots = new.model(), new.roots()
     finally:
         new.close()
+    if sealed is None and not roots:
+        remove_left_over(folder)
+        raise CatalogDamaged(
+            f"Nothing of {path} can be read, nor of its seal. Restore a copy, or build a new catalog in another folder."
+        )
+    if not recognised:
+        _keep(path)
     with changing(path):
         for extra in ("-wal", "-shm"):  # a log of the old file must never meet the new one
             path.with_name(FILE + extra).unlink(missing_ok=True)
@@ -51,7 +62,36 @@ def salvage(folder: Path) -> str | None:
     return model.source if model else sealed.model if sealed else None
 
 
-def _copy(damaged: Path, new: Store, sealed: seal.Seal | None) -> None:
+def kept(folder: Path) -> list[Path]:
+    """What repairs have put aside."""
+    return sorted(folder.glob("catalog.before-repair*.sqlite"))
+
+
+def _keep(path: Path) -> None:
+    """Put a file, and its log, aside under a name of its own, where it is also in its place until another is.
+
+    That of a repair which was killed stays what it is.
+    """
+    for number in itertools.count():
+        target = path.with_name(f"catalog.before-repair{f'-{number}' if number else ''}.sqlite")
+        if not target.exists():
+            break
+        if target.samefile(path):
+            return
+    try:
+        os.link(path, target)
+    except OSError:  # not every file system has links
+        with replacement(target) as temporary:
+            shutil.copyfile(path, temporary)
+    log = path.with_name(f"{FILE}-wal")
+    if log.exists():
+        with changing(log):
+            os.replace(log, target.with_name(f"{target.name}-wal"))
+
+
+def _copy(damaged: Path, new: Store, sealed: seal.Seal | None) -> bool:
+    """Returns whether the damaged file says that it is a catalog, or is not there."""
+    recognised = True
     target = new.sqlite
     target.execute("BEGIN IMMEDIATE")
     try:
@@ -59,6 +99,7 @@ def _copy(damaged: Path, new: Store, sealed: seal.Seal | None) -> None:
         if damaged.exists():
             old = sqlite3.connect(damaged, isolation_level=None)
             old.text_factory = bytes  # damaged text need not be Unicode
+            recognised = _is_ours(old)
             with suppress(sqlite3.Error):
                 read_as_present(old)
             try:
@@ -71,6 +112,17 @@ def _copy(damaged: Path, new: Store, sealed: seal.Seal | None) -> None:
         target.rollback()
         raise
     target.commit()
+    return recognised
+
+
+def _is_ours(old: sqlite3.Connection) -> bool:
+    try:
+        ((application,),), ((version,),) = (
+            old.execute(f"PRAGMA {name}").fetchall() for name in ("application_id", "user_version")
+        )
+    except sqlite3.Error:
+        return False
+    return bool(application == APPLICATION_ID and 0 < version <= FORMAT)
 
 
 def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[int, bytes]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
-from ..errors import CatalogError, CatalogLocked
+from ..errors import CatalogError, CatalogLocked, WrongFormat
 from ..files import changing, left_over
 from ..neighbours.stamp import is_sound, path_of, read_stamp
 from ..records import BuildReport, VerifyReport
@@ -22,13 +22,15 @@ UNSEALED = (
     "The last build has not come to its end, or somebody was reading as it did, so the file as a whole has no "
     "checksum: run indexer build."
 )
+KEPT = "What a repair could not carry over is in {}: delete that where nothing of it is missed."
 
 
 def verify(folder: Path) -> VerifyReport:
     """Check the catalog of a folder without changing it.
 
     Every page of catalog.sqlite against the seal, SQLite's own check, the checksum of every row, the model ids, and
-    the neighbour file against its stamp. Raises CatalogLocked where another process keeps it from being read.
+    the neighbour file against its stamp. Raises CatalogLocked where another process keeps it from being read, and
+    WrongFormat for what another program or a newer indexer has written.
     """
     return _checked(folder, _harmed_index(folder))
 
@@ -36,8 +38,12 @@ def verify(folder: Path) -> VerifyReport:
 def _checked(folder: Path, harmed: Path | None) -> VerifyReport:
     found = [*_check_pages(folder), *_check_rows(folder)]
     found += [f"{harmed.name} is not as it was written"] if harmed else []
-    notes = [] if (folder / seal.FILE).exists() else [UNSEALED]
-    return VerifyReport(tuple(found), notes=tuple(notes))
+    return VerifyReport(tuple(found), notes=_notes(folder))
+
+
+def _notes(folder: Path) -> tuple[str, ...]:
+    unsealed = [] if (folder / seal.FILE).exists() else [UNSEALED]
+    return (*unsealed, *(KEPT.format(path) for path in salvage.kept(folder)))
 
 
 def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyReport:
@@ -49,7 +55,7 @@ def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyRe
     """
     harmed = _harmed_index(folder)
     found = _checked(folder, harmed)
-    if found.ok and not found.notes and not left_over(folder):
+    if found.ok and UNSEALED not in found.notes and not left_over(folder):
         return found
     repaired = []
     if harmed:
@@ -67,7 +73,7 @@ def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyRe
         repaired.append(f"{FILE} was made again: {report.images:,} images, {report.embedded:,} of them embedded again")
     if not repaired:
         repaired.append("the seal was made again" if found.problems else "the last build was brought to its end")
-    return VerifyReport(found.problems, tuple(repaired), tuple(lost), found.notes)
+    return VerifyReport(found.problems, tuple(repaired), tuple(lost), _notes(folder))
 
 
 def _check_pages(folder: Path) -> Iterator[str]:
@@ -94,11 +100,24 @@ def _compare_pages(database: Path) -> Iterator[str]:
             yield f"{FILE}: {len(pages):,} pages are not as they were written (the first is {pages[0]})"
 
 
+def _is_start_damaged(database: Path) -> bool:
+    """Whether the seal says that a file was ours, and is one no more for what is damaged in its first page."""
+    with suppress(ValueError):
+        sealed = seal.read(database)
+        return sealed is not None and not has_log(database) and 1 in seal.damaged_pages(database, sealed)
+    return False
+
+
 def _check_rows(folder: Path) -> Iterator[str]:
     try:
         store = Store.open(folder, readonly=True)
     except CatalogLocked:  # which says nothing of what is stored
         raise
+    except WrongFormat as error:
+        if not _is_start_damaged(folder / FILE):
+            raise
+        yield f"{FILE}: {error}"
+        return
     except CatalogError as error:
         yield f"{FILE}: {error}"
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound
+from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound, WrongFormat
 from indexer.pictures import scan
 from indexer.store import seal
 from indexer.store.store import FILE
@@ -302,6 +302,85 @@ def test_rows_that_are_gone_or_harmed_are_damage(sound: Path, pictures: Path, sq
     with opened as catalog, pytest.raises(CatalogDamaged, match="verify --repair"):
         catalog.query(np.ones(48, np.float32), k=50)
         catalog.build([pictures])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Those of a folder, but for the lock of who has looked at it."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "build.lock"}
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_what_a_newer_indexer_has_written_is_refused_and_left_alone(sound: Path, sealed: bool) -> None:
+    harm(sound, "CREATE TABLE future (x)")
+    harm(sound, "PRAGMA user_version = 4")
+    (sound / seal.FILE).unlink()
+    if sealed:
+        seal.make(sound / FILE, {b"/pictures": 1}, None)
+    before = files(sound)
+    for repair in (False, True):
+        with pytest.raises(WrongFormat, match=r"has format 4; .* Upgrade indexer"):
+            Catalog.verify(sound, repair=repair, loader=lambda _: FakeEmbedder())
+    assert files(sound) == before
+
+
+def test_what_another_program_has_written_is_refused_and_left_alone(tmp_path: Path) -> None:
+    harm(tmp_path, "CREATE TABLE lightroom (x)")
+    before = files(tmp_path)
+    for repair in (False, True):
+        with pytest.raises(WrongFormat, match="is not a catalog"):
+            Catalog.verify(tmp_path, repair=repair, loader=lambda _: FakeEmbedder())
+    assert files(tmp_path) == before
+
+
+def test_where_nothing_can_be_read_nothing_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"hello" * 1000)
+    assert not Catalog.verify(tmp_path).ok
+    with pytest.raises(CatalogDamaged, match=r"Nothing of .* can be read.* Restore a copy"):
+        Catalog.verify(tmp_path, repair=True, loader=lambda _: FakeEmbedder())
+    assert files(tmp_path) == {FILE: b"hello" * 1000}
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("sql", ["PRAGMA user_version = 4", "PRAGMA application_id = 0"])
+def test_what_is_no_catalog_any_more_is_kept(
+    sound: Path, monkeypatch: pytest.MonkeyPatch, sql: str, links: bool
+) -> None:
+    """Its seal says that it was one, which a bit may have changed, or somebody who had another in its place."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    before = contents(sound)
+    for name in ("catalog.before-repair.sqlite", "catalog.before-repair-1.sqlite"):
+        harm(sound, sql)
+        old = (sound / FILE).read_bytes()
+        report = Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+        assert report.problems
+        assert any(str(sound / name) in note for note in report.notes)
+        assert (sound / name).read_bytes() == old
+        assert contents(sound) == before
+    kept = len(report.notes)
+    assert kept == 2
+    again = Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+    assert (again.ok, again.repaired, len(again.notes)) == (True, (), kept)
+
+
+def test_a_repair_that_is_run_again_keeps_what_it_had_kept(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    harm(sound, "PRAGMA application_id = 0")
+    old = (sound / FILE).read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr("indexer.store.salvage.os.replace", killed)
+        Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+    assert (sound / FILE).read_bytes() == old
+    Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+    assert [path.read_bytes() for path in sound.glob("catalog.before-repair*")] == [old]
+    assert Catalog.verify(sound).ok
 
 
 def test_no_catalog(tmp_path: Path) -> None:
