@@ -7,9 +7,11 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from ..errors import CatalogDamaged
 from ..files import changing, remove_left_over, replacement, sync_folder
@@ -24,13 +26,22 @@ WORKSHOP = ".indexer-salvage.tmp"
 _STEP = 500
 
 
-def salvage(folder: Path) -> str | None:
-    """Put a new file of what is sound in the damaged one in its place; returns the model's source.
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """model: what the current one was loaded from. lost: what cannot be made again, in words."""
 
-    Roots and the current model also come from the seal, if that is sound. Contents without a sound vector keep their
-    images, so that the next build embeds them again; images without a sound row are found again by it.
-    Nothing has changed until the new file is complete, so a repair that is killed can be run again. The old file stays
-    beside it where it does not say that it is a catalog. Raises CatalogDamaged where there is nothing to start from.
+    model: str | None
+    lost: tuple[str, ...]
+
+
+def salvage(folder: Path) -> Salvaged:
+    """Put a new file of what is sound in the damaged one in its place.
+
+    Roots, the current model, the uuid and what to leave out also come from the seal, if that is sound. Contents without
+    a sound vector keep their images, so that the next build embeds them again; images without a sound row are found
+    again by it. Nothing has changed until the new file is complete, so a repair that is killed can be run again. The
+    old file stays beside it where something of it is lost, or it does not say that it is a catalog. Raises
+    CatalogDamaged where there is nothing to start from.
     """
     path, workshop = folder / FILE, folder / WORKSHOP
     sealed = None
@@ -42,7 +53,7 @@ def salvage(folder: Path) -> str | None:
     new = Store.create(workshop)
     try:
         with translated(workshop / FILE):
-            recognised = _copy(path, new, sealed)
+            recognised, lost = _copy(path, new, sealed)
         model, roots = new.model(), new.roots()
     finally:
         new.close()
@@ -51,7 +62,7 @@ def salvage(folder: Path) -> str | None:
         raise CatalogDamaged(
             f"Nothing of {path} can be read, nor of its seal. Restore a copy, or build a new catalog in another folder."
         )
-    if not recognised:
+    if path.exists() and path.stat().st_size and (lost or not recognised):
         _keep(path)
     with changing(path):
         for extra in ("-wal", "-shm"):  # a log of the old file must never meet the new one
@@ -59,7 +70,7 @@ def salvage(folder: Path) -> str | None:
         os.replace(workshop / FILE, path)
         sync_folder(folder)
     remove_left_over(folder)
-    return model.source if model else sealed.model if sealed else None
+    return Salvaged(model.source if model else sealed.model if sealed else None, tuple(lost))
 
 
 def kept(folder: Path) -> list[Path]:
@@ -89,30 +100,24 @@ def _keep(path: Path) -> None:
             os.replace(log, target.with_name(f"{target.name}-wal"))
 
 
-def _copy(damaged: Path, new: Store, sealed: seal.Seal | None) -> bool:
-    """Returns whether the damaged file says that it is a catalog, or is not there."""
-    recognised = True
+def _copy(damaged: Path, new: Store, sealed: seal.Seal | None) -> tuple[bool, list[str]]:
+    """Whether the damaged file says that it is a catalog, and what of it is lost."""
     target = new.sqlite
     target.execute("BEGIN IMMEDIATE")
     try:
-        roots = {number: path.encode("utf-8", "surrogateescape") for number, path in sealed.roots} if sealed else {}
-        if damaged.exists():
-            old = sqlite3.connect(damaged, isolation_level=None)
+        # where there is no file, of one that is empty
+        with closing(sqlite3.connect(damaged if damaged.exists() else ":memory:", isolation_level=None)) as old:
             old.text_factory = bytes  # damaged text need not be Unicode
             recognised = _is_ours(old)
             with suppress(sqlite3.Error):
                 read_as_present(old)
-            try:
-                _copy_rows(old, target, roots)
-            finally:
-                old.close()
-        else:
-            target.executemany("INSERT OR IGNORE INTO roots (id, path) VALUES (?, ?)", roots.items())
+            _copy_rows(old, target, sealed)
+            lost = _copy_told(old, target, sealed.told if sealed else None)
     except BaseException:
         target.rollback()
         raise
     target.commit()
-    return recognised
+    return recognised, lost
 
 
 def _is_ours(old: sqlite3.Connection) -> bool:
@@ -125,7 +130,8 @@ def _is_ours(old: sqlite3.Connection) -> bool:
     return bool(application == APPLICATION_ID and 0 < version <= FORMAT)
 
 
-def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[int, bytes]) -> None:
+def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, sealed: seal.Seal | None) -> None:
+    roots = {number: path.encode("utf-8", "surrogateescape") for number, path in sealed.roots} if sealed else {}
     roots = roots or dict(_rows(old, "roots", "path"))
     target.executemany("INSERT INTO roots (id, path) VALUES (?, ?)", roots.items())
     models = {row[0]: row for row in _rows(old, "models", _MODEL) if _sound_model(row)}
@@ -144,15 +150,8 @@ def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[
                 f"INSERT OR IGNORE INTO contents (id, {_CONTENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, digest, size, *values, found),
             )
-    with suppress(sqlite3.Error, ValueError, KeyError, TypeError):
-        ((value,),) = map(_texts, old.execute("SELECT value FROM meta WHERE key = 'exclude'"))
-        exclude.unpack(value)
-        target.execute("INSERT INTO meta (key, value) VALUES ('exclude', ?)", (value,))
     fingerprinted = _copy_fingerprints(old, target, digests)
     _copy_vectors(old, target, fingerprinted, {number: int(row[8]) for number, row in models.items()})
-    for number, members, decided, found in _rows(old, "decisions", "digests, decided_ns, checksum"):
-        if isinstance(members, bytes) and isinstance(decided, int) and checksums.of_decision(members, decided) == found:
-            target.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?)", (number, members, decided, found))
     for number, root, path, content, size, mtime, ctime, _, found in _rows(old, "images", _IMAGE):
         try:
             sound = root in roots and found == checksums.of_image(
@@ -165,6 +164,65 @@ def _copy_rows(old: sqlite3.Connection, target: sqlite3.Connection, roots: dict[
                 f"INSERT OR IGNORE INTO images (id, {_IMAGE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, root, path, content, size, mtime, ctime, 0, found),
             )
+
+
+def _copy_told(old: sqlite3.Connection, target: sqlite3.Connection, told: seal.Told | None) -> list[str]:
+    """What no picture tells: decisions, calibrations, what to leave out, the uuid. Returns what of it is lost."""
+    decisions = calibrations = 0
+    for number, members, decided, found in _rows(old, "decisions", "digests, decided_ns, checksum"):
+        if isinstance(members, bytes) and isinstance(decided, int) and checksums.of_decision(members, decided) == found:
+            sql = "INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?)"
+            decisions += target.execute(sql, (number, members, decided, found)).rowcount
+    models = {number for (number,) in target.execute("SELECT id FROM models")}
+    for model, _, report, found in _rows(old, "calibrations", "model_id, report, checksum", id="model_id"):
+        if model in models and isinstance(report, bytes) and checksums.checksum(report) == found:
+            sql = "INSERT OR IGNORE INTO calibrations VALUES (?, ?, ?)"
+            calibrations += target.execute(sql, (model, report.decode(), found)).rowcount
+    lost = [
+        *_missing(old, "decisions", "decisions about groups", decisions, told.decisions if told else None),
+        *_missing(old, "calibrations", "calibrations", calibrations, told.calibrations if told else None),
+    ]
+    patterns = told.exclude if told else _sound_exclude(old)
+    if patterns is None:
+        lost.append("what builds leave out, if anything: say it anew with indexer build --exclude")
+    elif patterns:
+        target.execute("INSERT INTO meta (key, value) VALUES ('exclude', ?)", [exclude.pack(patterns)])
+    identity = told.uuid if told else _sound_uuid(old)
+    if identity is None:
+        lost.append("what plans know the catalog by: make those that were written before anew")
+    else:
+        target.execute("UPDATE meta SET value = ? WHERE key = 'uuid'", [identity])
+    return lost
+
+
+def _missing(old: sqlite3.Connection, table: str, name: str, copied: int, told: int | None) -> Iterator[str]:
+    """How many rows are lost, in words. told: how many there were, if that is known."""
+    if told is None:
+        try:
+            ((told,),) = old.execute(f"SELECT count(*) FROM {table}")
+        except sqlite3.Error:
+            yield f"{name}, if there were any"
+            return
+    if told > copied:
+        yield f"{told - copied:,} of {told:,} {name}"
+
+
+def _sound_exclude(old: sqlite3.Connection) -> tuple[str, ...] | None:
+    """What builds leave out, None where that cannot be told."""
+    try:
+        rows = old.execute("SELECT value FROM meta WHERE key = 'exclude'").fetchall()
+        return exclude.unpack(rows[0][0]) if rows else ()
+    except (sqlite3.Error, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sound_uuid(old: sqlite3.Connection) -> str | None:
+    try:
+        ((value,),) = old.execute("SELECT value FROM meta WHERE key = 'uuid'")
+        text = str(value, "ascii")
+        return text if str(UUID(text)) == text else None
+    except (sqlite3.Error, ValueError, TypeError):
+        return None
 
 
 def _copy_fingerprints(

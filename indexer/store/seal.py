@@ -2,7 +2,8 @@
 
 Row checksums find damage in what matters; the seal finds it anywhere in the file, even where SQLite would never look.
 It is broken (deleted) before the first write of a build and made again at its end, so one that is there is valid. It
-also repeats the roots and the model, so that a catalog whose file is lost altogether can be built again.
+also repeats the roots, the model, and of the rest what no picture tells, so that a catalog whose file is lost can be
+built again, and says what it then lacks.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..files import changing, replace_file, sync_folder
 from . import handles
@@ -24,16 +26,30 @@ _BLOCK = 256 * PAGE
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What a catalog was told, and no picture tells again. decisions, calibrations: how many rows."""
+
+    uuid: str
+    exclude: tuple[str, ...]
+    decisions: int
+    calibrations: int
+
+
+@dataclass(frozen=True, slots=True)
 class Seal:
-    """roots: (id, path). model: what the current model was loaded from. pages: CRC-32 of every 4,096 bytes."""
+    """roots: (id, path). model: what the current model was loaded from. pages: CRC-32 of every 4,096 bytes.
+
+    told: None where an earlier indexer made the seal.
+    """
 
     roots: tuple[tuple[int, str], ...]
     model: str | None
+    told: Told | None
     size: int
     pages: array[int]
 
 
-def make(database: Path, roots: dict[bytes, int], model: str | None) -> None:
+def make(database: Path, roots: dict[bytes, int], model: str | None, told: Told) -> None:
     """Seal a database that nobody is writing to."""
     with changing(database.with_name(FILE)):
         pages = array("I", _checksums(database))
@@ -41,6 +57,7 @@ def make(database: Path, roots: dict[bytes, int], model: str | None) -> None:
     facts = {
         "roots": [(number, os.fsdecode(path)) for path, number in roots.items()],
         "model": model,
+        "told": asdict(told),
         "size": size,
         "pages": len(pages),
     }
@@ -68,7 +85,13 @@ def read(database: Path) -> Seal | None:
     pages = array("I")
     pages.frombytes(rest)
     roots = tuple((int(number), str(path)) for number, path in facts["roots"])
-    return Seal(roots, facts["model"], facts["size"], _little(pages))
+    return Seal(roots, facts["model"], _told(facts.get("told")), facts["size"], _little(pages))
+
+
+def _told(found: dict[str, Any] | None) -> Told | None:
+    if found is None:
+        return None
+    return Told(found["uuid"], tuple(found["exclude"]), found["decisions"], found["calibrations"])
 
 
 def break_it(database: Path) -> None:

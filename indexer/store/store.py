@@ -86,7 +86,8 @@ class Store(Connection):
             self._wait_for_others(BUSY_SECONDS)
             if not busy:
                 model = self.model()
-                seal.make(self.path, self.roots(), model.source if model else None)
+                told = seal.Told(self.uuid, self.exclude, self.count("decisions"), self.count("calibrations"))
+                seal.make(self.path, self.roots(), model.source if model else None, told)
 
     def _wait_for_others(self, seconds: float) -> None:
         """How long to wait from now on where another process is in the way."""
@@ -346,7 +347,7 @@ class Store(Connection):
             yield Skipped(os.fsdecode(os.path.join(root, path)), reason)
 
     def count(self, table: str) -> int:
-        """Rows of 'images', 'contents', 'vectors', or listed 'skips'."""
+        """Rows of a table; of 'skips', those that are listed."""
         where = " WHERE reason IS NOT NULL" if table == "skips" else ""
         return int(self.one(f"SELECT count(*) FROM {table}{where}"))
 

@@ -63,14 +63,15 @@ def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyRe
             harmed.unlink()
         repaired.append(f"{harmed.name} was made again from the vectors")
     store_harmed = any(problem.startswith(f"{FILE}:") or problem == GONE for problem in found.problems)
-    model = salvage.salvage(folder) if store_harmed else None
+    salvaged = salvage.salvage(folder) if store_harmed else None
+    model = salvaged.model if salvaged else None
     seal.break_it(folder / FILE)
     report = build(model)
     lost = _drop_without_vector(folder)
-    if lost:
-        build(model)
-    if store_harmed:
-        repaired.append(f"{FILE} was made again: {report.images:,} images, {report.embedded:,} of them embedded again")
+    images = build(model).images if lost else report.images
+    if salvaged:
+        lost = [*salvaged.lost, *lost]
+        repaired.append(f"{FILE} was made again: {images:,} images, {report.embedded:,} of them embedded again")
     if not repaired:
         repaired.append("the seal was made again" if found.problems else "the last build was brought to its end")
     return VerifyReport(found.problems, tuple(repaired), tuple(lost), _notes(folder))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 
 from indexer import Catalog, CatalogDamaged, CatalogError, CatalogNotFound, WrongFormat
 from indexer.pictures import scan
+from indexer.records import VerifyReport
 from indexer.store import seal
 from indexer.store.store import FILE
 
@@ -152,6 +155,96 @@ def test_repair_keeps_what_was_decided(sound: Path) -> None:
         assert catalog.duplicates(tier="exact").remembered == 1
 
 
+@pytest.fixture
+def told(sound: Path) -> Path:
+    """The same catalog, which was told all that no picture tells."""
+    with Catalog.open(sound, loader=lambda _: FakeEmbedder()) as catalog:
+        catalog.build(exclude=["*.tif", "rau\udce9"])
+        report = catalog.duplicates(tier="exact")
+        catalog.keep_all(report, [report.groups[0].id])
+        model = catalog._store.model()
+        assert model
+        with catalog._changing(wait=False):
+            catalog._store.keep_calibration(model, '{"copy": 0.5, "similar": 0.95}')
+            catalog._store.decide(bytes(64), 1)
+    return sound
+
+
+def what_was_told(folder: Path) -> list[tuple[object, ...]]:
+    conn = sqlite3.connect(folder / FILE)
+    rows = conn.execute(
+        "SELECT key, value FROM meta WHERE key IN ('uuid', 'exclude') UNION ALL "
+        "SELECT digests, decided_ns FROM decisions UNION ALL "
+        "SELECT key, report FROM calibrations JOIN models ON models.id = model_id"
+    ).fetchall()
+    conn.close()
+    return rows
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_repair_keeps_what_no_picture_tells(told: Path, sealed: bool) -> None:
+    before = what_was_told(told)
+    assert len(before) == 5
+    harm(told, "UPDATE fingerprints SET signature = zeroblob(4096) WHERE content_id = 3")
+    if not sealed:
+        (told / seal.FILE).unlink()
+    report = Catalog.verify(told, repair=True, loader=lambda _: FakeEmbedder())
+    assert (report.lost, report.notes) == ((), ())
+    assert what_was_told(told) == before
+    assert Catalog.verify(told) == VerifyReport(())
+
+
+def test_what_of_a_lost_file_was_told_is_taken_from_the_seal_or_said(told: Path) -> None:
+    before = what_was_told(told)
+    (told / FILE).unlink()
+    report = Catalog.verify(told, repair=True, loader=lambda _: FakeEmbedder())
+    assert report.lost == ("2 of 2 decisions about groups", "1 of 1 calibrations")
+    assert what_was_told(told) == [row for row in before if row[0] in ("uuid", "exclude")]
+    assert Catalog.verify(told) == VerifyReport(())
+
+
+@pytest.mark.parametrize("value", ["'x'", "x'ff'", "7", "replace(value, '-', '')"])
+def test_what_was_told_and_is_not_sound_is_said_and_kept(told: Path, value: str) -> None:
+    (told / seal.FILE).unlink()
+    harm(told, "UPDATE decisions SET decided_ns = decided_ns + 1 WHERE id = 1")
+    harm(told, "UPDATE calibrations SET report = replace(report, '0.5', '0.1')")
+    harm(told, "UPDATE meta SET value = replace(value, 'tif', 'png') WHERE key = 'exclude'")
+    harm(told, f"UPDATE meta SET value = {value} WHERE key = 'uuid'")
+    old = (told / FILE).read_bytes()
+    report = Catalog.verify(told, repair=True, loader=lambda _: FakeEmbedder())
+    assert [line.partition(":")[0] for line in report.lost] == [
+        "1 of 2 decisions about groups",
+        "1 of 1 calibrations",
+        "what builds leave out, if anything",
+        "what plans know the catalog by",
+    ]
+    (kept,) = told.glob("catalog.before-repair*")
+    assert kept.read_bytes() == old
+    assert str(kept) in report.notes[-1]
+    assert [row for row in what_was_told(told) if row[0] == bytes(64)] == [(bytes(64), 1)]
+    assert Catalog.verify(told).ok
+
+
+def test_what_an_earlier_seal_does_not_tell_may_have_been_there(told: Path) -> None:
+    """It had no `told`, and the table cannot be read: nobody knows how much it held."""
+    data = (told / seal.FILE).read_bytes()
+    line, _, rest = data[:-4].partition(b"\n")
+    facts = json.loads(line)
+    del facts["told"]
+    data = json.dumps(facts).encode() + b"\n" + rest
+    (told / seal.FILE).write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
+    assert Catalog.verify(told).ok
+    (told / FILE).unlink()
+    report = Catalog.verify(told, repair=True, loader=lambda _: FakeEmbedder())
+    assert [line.partition(",")[0] for line in report.lost] == [
+        "decisions about groups",
+        "calibrations",
+        "what builds leave out",
+        "what plans know the catalog by: make those that were written before anew",
+    ]
+    assert Catalog.verify(told).ok
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_repair_gives_back_what_was_there(sound: Path, name: str) -> None:
     before = contents(sound)
@@ -219,6 +312,8 @@ def test_what_cannot_be_saved_is_said(sound: Path, pictures: Path) -> None:
         (pictures / f"{seed - 100}.png").unlink(missing_ok=True)
     report = Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
     assert report.lost == (str(unlisted),)
+    with Catalog.open(sound, readonly=True) as catalog:
+        assert f"{len(catalog)} images" in report.repaired[-1]
     assert Catalog.verify(sound).ok
     assert data
 
@@ -315,7 +410,7 @@ def test_what_a_newer_indexer_has_written_is_refused_and_left_alone(sound: Path,
     harm(sound, "PRAGMA user_version = 4")
     (sound / seal.FILE).unlink()
     if sealed:
-        seal.make(sound / FILE, {b"/pictures": 1}, None)
+        seal.make(sound / FILE, {b"/pictures": 1}, None, seal.Told("", (), 0, 0))
     before = files(sound)
     for repair in (False, True):
         with pytest.raises(WrongFormat, match=r"has format 4; .* Upgrade indexer"):
