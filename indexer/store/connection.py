@@ -19,7 +19,7 @@ from urllib.parse import quote
 from ..errors import CatalogError, CatalogLocked, CatalogNotFound, WrongFormat
 from ..files import network_file_system, replacement
 from . import handles, seal
-from .sqlite_errors import code_of, missing, translated
+from .sqlite_errors import code_of, damaged, missing, translated
 
 # 'IDXR': what `file` and SQLite tools show for a catalog
 APPLICATION_ID = 0x49445852
@@ -50,6 +50,8 @@ class Connection:
 
     def _open(self, making: bool = False) -> None:
         with ExitStack() as undo, translated(self.path):
+            if self._is_lost():
+                raise damaged(self.path, "it was sealed, and nothing of it is there")
             try:
                 self._inode = handles.hold(self.path, making=making)
             except OSError as error:
@@ -144,6 +146,15 @@ class Connection:
             yield
 
     # -- format ----------------------------------------------------------------------------------------------------
+
+    def _is_lost(self) -> bool:
+        """Whether only the seal is left of a catalog, which a new one must not take the place of."""
+        if not os.path.exists(self.path.with_name(seal.FILE)):
+            return False
+        try:
+            return not os.path.getsize(self.path)
+        except FileNotFoundError:
+            return True
 
     def _is_empty(self) -> bool:
         return bool(self.one("PRAGMA schema_version") == 0)

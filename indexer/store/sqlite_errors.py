@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..errors import CatalogDamaged, CatalogError, CatalogLocked
 
+MEND = "Mend it with: indexer verify --repair."
+
 
 def code_of(error: sqlite3.Error) -> int | None:
     """SQLite's result code, without what extends it; None for what Python raised itself."""
@@ -25,9 +27,7 @@ def translated(path: Path) -> Iterator[None]:
     except (sqlite3.Error, UnicodeDecodeError) as error:
         text = "text that is no Unicode" if isinstance(error, UnicodeDecodeError) else str(error)
         if any(word in text for word in ("malformed", "not a database", "no Unicode", "Could not decode")):
-            raise CatalogDamaged(
-                f"{path} is damaged ({text}). Restore a copy, or build a new catalog in another folder."
-            ) from error
+            raise damaged(path, text) from error
         if "same thread" in text:
             raise CatalogError(
                 f"{path} was opened in another thread. Open a catalog in each thread that uses it: Catalog.open()."
@@ -41,4 +41,9 @@ def translated(path: Path) -> Iterator[None]:
 
 def missing(path: Path) -> CatalogDamaged:
     """What to raise where a row is gone, or holds what nobody has written."""
-    return CatalogDamaged(f"{path} is damaged (rows are missing or harmed). Mend it with: indexer verify --repair.")
+    return damaged(path, "rows are missing or harmed")
+
+
+def damaged(path: Path, what: str) -> CatalogDamaged:
+    """What to raise where a file is not what was written."""
+    return CatalogDamaged(f"{path} is damaged ({what}). {MEND} Restore a copy where that cannot.")

@@ -61,10 +61,9 @@ class Store(Connection):
 
         Raises CatalogNotFound, WrongFormat or CatalogDamaged.
         """
-        path = folder / FILE
-        if not _is_there(path):
+        if not cls.exists(folder):
             raise CatalogNotFound(f"There is no catalog in {folder}. Make one with: indexer build FOLDER.")
-        return cls(path, readonly=readonly)
+        return cls(folder / FILE, readonly=readonly)
 
     @staticmethod
     def exists(folder: Path) -> bool:

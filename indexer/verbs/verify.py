@@ -14,6 +14,7 @@ from ..records import BuildReport, VerifyReport
 from ..store import salvage, seal
 from ..store.checking import problems
 from ..store.connection import has_log
+from ..store.sqlite_errors import MEND
 from ..store.store import FILE, Store
 
 SHOWN = 20
@@ -36,7 +37,8 @@ def verify(folder: Path) -> VerifyReport:
 
 
 def _checked(folder: Path, harmed: Path | None) -> VerifyReport:
-    found = [*_check_pages(folder), *_check_rows(folder)]
+    found = [*_check_pages(folder)]
+    found += _check_rows(folder) if GONE not in found else []
     found += [f"{harmed.name} is not as it was written"] if harmed else []
     return VerifyReport(tuple(found), notes=_notes(folder))
 
@@ -120,7 +122,7 @@ def _check_rows(folder: Path) -> Iterator[str]:
         yield f"{FILE}: {error}"
         return
     except CatalogError as error:
-        yield f"{FILE}: {error}"
+        yield f"{FILE}: {_without_advice(error)}"
         return
     try:
         for number, problem in enumerate(problems(store)):
@@ -131,9 +133,14 @@ def _check_rows(folder: Path) -> Iterator[str]:
     except CatalogLocked:
         raise
     except Exception as error:  # a damaged row may hold anything, and what it holds may raise anything
-        yield f"{FILE}: cannot be read to its end ({error})"
+        yield f"{FILE}: cannot be read to its end ({_without_advice(error)})"
     finally:
         store.close()
+
+
+def _without_advice(error: Exception) -> str:
+    """What is wrong; that this very command mends it need not be said here."""
+    return str(error).partition(f" {MEND}")[0]
 
 
 def _harmed_index(folder: Path) -> Path | None:

@@ -326,6 +326,37 @@ def test_a_catalog_whose_file_is_lost_is_built_again(sound: Path) -> None:
     assert contents(sound) == before
 
 
+@pytest.mark.parametrize("left", [None, b""])
+def test_where_only_the_seal_is_left_all_but_verify_say_what_mends_it(
+    sound: Path, pictures: Path, left: bytes | None
+) -> None:
+    before = contents(sound)
+    (sound / FILE).unlink()
+    if left is not None:
+        (sound / FILE).write_bytes(left)
+    for open_it in (Catalog.open, Catalog.create):
+        with pytest.raises(CatalogDamaged, match="Mend it with: indexer verify --repair"):
+            open_it(sound)
+    assert (sound / FILE).exists() == (left is not None)
+    problems = Catalog.verify(sound).problems
+    assert problems
+    assert not any("Mend" in problem or "build" in problem for problem in problems)
+    Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+    assert contents(sound) == before
+    assert Catalog.verify(sound) == VerifyReport(())
+
+
+def test_what_is_no_database_any_more_names_what_mends_it(sound: Path) -> None:
+    before = contents(sound)
+    data = (sound / FILE).read_bytes()
+    (sound / FILE).write_bytes(bytes(4096) + data[4096:])
+    with pytest.raises(CatalogDamaged, match="Mend it with: indexer verify --repair"):
+        Catalog.open(sound, readonly=True)
+    assert not any("Mend" in problem for problem in Catalog.verify(sound).problems)
+    Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
+    assert contents(sound) == before
+
+
 def test_a_build_that_was_cut_off_is_no_damage(sound: Path) -> None:
     (sound / seal.FILE).unlink()
     (sound / "neighbours-x.faiss.tmp").write_bytes(b"half")
