@@ -154,8 +154,8 @@ def find_catalog(given: Path | None) -> Path:
 
 
 def is_catalog(folder: Path) -> bool:
-    """Whether a catalog is in this folder; without what opening it imports."""
-    return (folder / "catalog.sqlite").is_file()
+    """Whether a catalog is in this folder, or the seal from which to make it again; without what opening it imports."""
+    return any((folder / name).is_file() for name in ("catalog.sqlite", "catalog.seal"))
 
 
 def open_catalog(given: Path | None, loading: Callable[[str], Embedder] | None = None) -> Catalog:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from . import common
+from .progress import progress_bar
 
 
 @click.command(short_help="Check the catalog, and repair it.")
@@ -22,14 +23,15 @@ def verify(
     """Check that every file of the catalog is as it was written.
 
     --repair makes the neighbour files again from the vectors, damaged vectors from the pictures, and a damaged
-    catalog.sqlite from what is sound in it and from the folders; it says what could not be saved. Exit code 1:
-    something is damaged, or could not be saved.
+    catalog.sqlite from what is sound in it and from the folders; it says what could not be saved, and keeps the
+    damaged file then. Exit code 1: something is damaged, or could not be saved.
     """
     from ..catalog import Catalog
     from ..render import jsonl, text
 
     loading = common.loader(device, precision, batch_size)
-    report = Catalog.verify(common.find_catalog(catalog), repair=repair, loader=loading)
+    with progress_bar() as progress:
+        report = Catalog.verify(common.find_catalog(catalog), repair=repair, loader=loading, progress=progress)
     sound = report.ok or (repair and not report.lost)
     if as_json:
         click.echo(jsonl.dumps({**jsonl.verify(report), "ok": sound}))
@@ -38,5 +40,5 @@ def verify(
             click.echo(line)
     if not sound:
         if not repair:
-            common.say("Repair it with: indexer verify --repair")
+            common.say(f"Repair it with: {text.command('verify', '--repair', catalog=catalog)}")
         sys.exit(1)
