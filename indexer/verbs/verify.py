@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import CatalogError, CatalogLocked, WrongFormat
 from ..files import changing, left_over
@@ -36,10 +37,10 @@ def verify(folder: Path) -> VerifyReport:
     return _checked(folder, _harmed_index(folder))
 
 
-def _checked(folder: Path, harmed: Path | None) -> VerifyReport:
+def _checked(folder: Path, harmed: _Harmed | None) -> VerifyReport:
     found = [*_check_pages(folder)]
     found += _check_rows(folder) if GONE not in found else []
-    found += [f"{harmed.name} is not as it was written"] if harmed else []
+    found += [f"{harmed.path.name} {harmed.how}"] if harmed else []
     return VerifyReport(tuple(found), notes=_notes(folder))
 
 
@@ -61,9 +62,9 @@ def repair(folder: Path, build: Callable[[str | None], BuildReport]) -> VerifyRe
         return found
     repaired = []
     if harmed:
-        with changing(harmed):
-            harmed.unlink()
-        repaired.append(f"{harmed.name} was made again from the vectors")
+        with changing(harmed.path):
+            harmed.path.unlink()
+        repaired.append(f"{harmed.path.name} was made again from the vectors")
     store_harmed = any(problem.startswith(f"{FILE}:") or problem == GONE for problem in found.problems)
     salvaged = salvage.salvage(folder) if store_harmed else None
     model = salvaged.model if salvaged else None
@@ -86,7 +87,7 @@ def _check_pages(folder: Path) -> Iterator[str]:
     except ValueError as error:
         yield f"{seal.FILE}: {error}"
     except PermissionError as error:
-        raise CatalogError(f"{error.filename} cannot be read ({error.strerror}). Check the permissions.") from error
+        raise _denied(error) from error
     except OSError as error:
         yield f"{FILE}: cannot be read ({error.strerror})"
 
@@ -143,7 +144,14 @@ def _without_advice(error: Exception) -> str:
     return str(error).partition(f" {MEND}")[0]
 
 
-def _harmed_index(folder: Path) -> Path | None:
+class _Harmed(NamedTuple):
+    """A neighbour file, and what is wrong with it."""
+
+    path: Path
+    how: str
+
+
+def _harmed_index(folder: Path) -> _Harmed | None:
     """The neighbour file that goes with the store, where it is not as it was written. Any other is only left over."""
     try:
         with closing(Store.open(folder, readonly=True)) as store:
@@ -152,9 +160,23 @@ def _harmed_index(folder: Path) -> Path | None:
         raise
     except CatalogError:
         return None
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:  # which costs nothing but time
+        return None
+    except PermissionError as error:
+        raise _denied(error) from error
+    except OSError as error:
+        return _Harmed(path, f"cannot be read ({error.strerror})")
     stamp = read_stamp(path)
     harmed = stamp is None or not is_sound(path, stamp)
-    return path if harmed and path.exists() else None  # a build may have put another in its place
+    # a build may have put another in its place
+    return _Harmed(path, "is not as it was written") if harmed and path.exists() else None
+
+
+def _denied(error: PermissionError) -> CatalogError:
+    """Which tells nothing of a file's soundness."""
+    return CatalogError(f"{error.filename} cannot be read ({error.strerror}). Check the permissions.")
 
 
 def _drop_without_vector(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -395,6 +396,31 @@ def test_what_may_not_be_read_is_said(sound: Path, monkeypatch: pytest.MonkeyPat
     for look in (Catalog.verify, Catalog.open):
         with pytest.raises(CatalogError, match=r"cannot be reached \(Permission denied\)"):
             look(sound)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_neighbour_file_that_cannot_be_read_says_why(sound: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """What may not be read may be sound, and is left; what the disk does not give is made again."""
+    index = file_of(sound, "neighbours")
+    real = Path.open
+
+    def fail(path: Path, *words: Any, **named: Any) -> Any:
+        if path == index:
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path, *words, **named)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "open", fail)
+        if code == errno.EACCES:
+            for repair in (False, True):
+                with pytest.raises(CatalogError, match=rf"{index.name} cannot be read \(Permission denied\)"):
+                    Catalog.verify(sound, repair=repair, loader=lambda _: FakeEmbedder())
+            assert index.exists()
+        else:
+            assert Catalog.verify(sound).problems == (f"{index.name} cannot be read (Input/output error)",)
+            assert Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder()).repaired
+            assert not index.exists()
+    assert Catalog.verify(sound).ok
 
 
 @pytest.mark.parametrize("name", ["\0" * 16, "../../" + "a" * 10, b"\xff" * 16, 7])
