@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -517,6 +518,19 @@ def test_what_is_no_catalog_any_more_is_kept(
     assert kept == 2
     again = Catalog.verify(sound, repair=True, loader=lambda _: FakeEmbedder())
     assert (again.ok, again.repaired, len(again.notes)) == (True, (), kept)
+
+
+def test_the_log_of_what_is_kept_stays_with_it(told: Path, tmp_path: Path) -> None:
+    """SQLite does not fold it in while somebody else has the file open."""
+    with closing(sqlite3.connect(told / FILE)) as other:
+        other.execute("UPDATE decisions SET decided_ns = 77 WHERE id = 1")
+        other.commit()
+        report = Catalog.verify(told, repair=True, loader=lambda _: FakeEmbedder())
+        assert report.lost == ("1 of 2 decisions about groups",)
+        for kept in told.glob("catalog.before-repair*"):
+            shutil.copy(kept, tmp_path / kept.name.replace("catalog.before-repair", "copied"))
+    with closing(sqlite3.connect(tmp_path / "copied.sqlite")) as copied:
+        assert copied.execute("SELECT decided_ns FROM decisions WHERE id = 1").fetchone() == (77,)
 
 
 def test_a_repair_that_is_run_again_keeps_what_it_had_kept(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
