@@ -227,6 +227,13 @@ def test_what_was_told_and_is_not_sound_is_said_and_kept(told: Path, value: str)
     assert Catalog.verify(told).ok
 
 
+def test_a_calibration_goes_with_its_model(told: Path) -> None:
+    harm(told, "UPDATE models SET dim = 47")
+    report = Catalog.verify(told, repair=True, loader=lambda _: FakeEmbedder())
+    assert report.lost == ("1 of 1 calibrations",)
+    assert Catalog.verify(told).ok
+
+
 def test_what_an_earlier_seal_does_not_tell_may_have_been_there(told: Path) -> None:
     """It had no `told`, and the table cannot be read: nobody knows how much it held."""
     data = (told / seal.FILE).read_bytes()
