@@ -327,7 +327,8 @@ class Catalog:
         """Write a report as a plan, for a person to review and for apply() to carry out.
 
         actions: what is to be done with the images at some paths, where that is not what the report proposes.
-        Raises InvalidArgument where a group would then be removed and nothing of it kept.
+        Raises InvalidArgument where a group would then be removed and nothing of it kept, for a path that is in no
+        group, for an unknown action, and for a file that is there and no .json.
         """
         from .verbs.duplicates import planned
         from .verbs.plans import write_plan

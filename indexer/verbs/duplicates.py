@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -138,7 +138,17 @@ def keep_all(store: Store, report: DuplicatesReport, ids: Sequence[str]) -> list
 
 
 def planned(report: DuplicatesReport, actions: Mapping[str, Action]) -> Plan:
-    """The report as a plan. actions: see Catalog.plan()."""
+    """The report as a plan. actions: see Catalog.plan().
+
+    Raises InvalidArgument for a path that is in no group, for an unknown action, and for a plan that cannot be meant.
+    """
+    chosen = {os.path.abspath(path): action for path, action in actions.items()}
+    known = {image.path for group in report for image in group.images}
+    for path, action in chosen.items():
+        if path not in known:
+            raise InvalidArgument(f"{path} is in no group of the report. Give the path of an image that is in one.")
+        if action not in get_args(Action):
+            raise InvalidArgument(f"There is no action '{action}'. Choose from {', '.join(get_args(Action))}.")
     plan = Plan(
         report.catalog,
         report.uuid,
@@ -149,7 +159,7 @@ def planned(report: DuplicatesReport, actions: Mapping[str, Action]) -> Plan:
                 group.id,
                 group.tier,
                 group.min_score,
-                tuple(_planned(image, actions.get(image.path, image.action)) for image in group.images),
+                tuple(_planned(image, chosen.get(image.path, image.action)) for image in group.images),
                 group.keep.why,
             )
             for group in report.groups

@@ -14,6 +14,7 @@ from ..files import replace_file
 from ..records import Action, Tier
 
 VERSION = 1
+ENDING = ".json"
 
 _Reader = Callable[[Any], Any]
 
@@ -81,10 +82,13 @@ class Plan:
 
 
 def write_plan(file: str | os.PathLike[str], plan: Plan) -> None:
-    """Write a plan, whole or not at all.
+    """Write a plan, whole or not at all; of what is there, only a .json gives way to it.
 
-    Names stay readable: only what is no Unicode is written as \\udcXX. Raises CatalogError where the disk refuses.
+    Names stay readable: only what is no Unicode is written as \\udcXX. Raises InvalidArgument for another file, such as
+    a picture, and CatalogError where the disk refuses.
     """
+    if os.path.exists(file) and Path(file).suffix.lower() != ENDING:
+        raise InvalidArgument(f"{os.fspath(file)} is there, and would be lost. Give a name that ends in {ENDING}.")
     groups = [_without_nothing(asdict(group)) for group in plan.groups]
     head = {"catalog": plan.catalog, "uuid": plan.uuid, "model": plan.model, "threshold": plan.threshold}
     head |= {} if plan.recall is None else {"expected_recall": plan.recall}

@@ -495,6 +495,34 @@ def test_an_edited_plan_is_remembered(tmp_path: Path, with_copy: Path) -> None:
         assert len(catalog.duplicates()) == 0
 
 
+def test_a_plan_takes_the_place_of_a_plan_only(tmp_path: Path, with_copy: Path) -> None:
+    picture, plan = with_copy / "small.jpg", tmp_path / "plan.JSON"
+    before = picture.read_bytes()
+    with built(tmp_path / "c", with_copy) as catalog:
+        report = catalog.duplicates()
+        with pytest.raises(InvalidArgument, match=r"small\.jpg is there, and would be lost"):
+            catalog.plan(report, picture)
+        assert picture.read_bytes() == before
+        for _ in range(2):
+            catalog.plan(report, plan)
+        assert len(read_plan(plan).groups) == 1
+
+
+def test_actions_are_for_images_of_the_report(tmp_path: Path, with_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tmp_path / "plan.json"
+    monkeypatch.chdir(with_copy)
+    with built(tmp_path / "c", with_copy) as catalog:
+        report = catalog.duplicates()
+        catalog.plan(report, plan, {"small.jpg": "keep"})
+        assert [image.action for image in read_plan(plan).groups[0].images] == ["keep", "keep"]
+        before = plan.read_bytes()
+        with pytest.raises(InvalidArgument, match=r"smal\.jpg is in no group of the report"):
+            catalog.plan(report, plan, {"smal.jpg": "keep"})
+        with pytest.raises(InvalidArgument, match=r"no action 'destroy'\. Choose from keep, remove, leave"):
+            catalog.plan(report, plan, {"small.jpg": "destroy"})  # type: ignore[dict-item]
+        assert plan.read_bytes() == before
+
+
 def test_a_plan_is_carried_out_and_undone(tmp_path: Path, with_copy: Path) -> None:
     plan = tmp_path / "plan.json"
     data = (with_copy / "small.jpg").read_bytes()
