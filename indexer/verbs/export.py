@@ -119,10 +119,10 @@ def _write_npy(target: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
 
 
 def _may_be_replaced(table: Path) -> bool:
-    """Whether a table that nobody has named is not there, or is one that an earlier export wrote."""
+    """Whether a table that nobody has named is not there, or has just the columns that an earlier export put there."""
     try:
         with table.open("rb") as file:
-            return file.readline().startswith(",".join(COLUMNS).encode())
+            return file.readline().rstrip(b"\r\n") == ",".join(COLUMNS).encode()
     except OSError:  # mostly since it is not there; what else there is, writing it will say
         return True
 

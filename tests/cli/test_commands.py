@@ -471,6 +471,17 @@ def test_cells_that_a_spreadsheet_would_run_are_defused(cell: str) -> None:
     assert defused("a" + cell) == "a" + cell
 
 
+def test_a_written_table_runs_nothing_in_a_spreadsheet(run: Run, pictures: Path, fake: FakeEmbedder) -> None:
+    fake.classes = tuple((name, f"=1+1 {label}") for name, label in CLASSES)  # type: ignore[assignment]
+    run("build", pictures)
+    for name in ("out.csv", "out.npy"):
+        Path("out.csv").unlink(missing_ok=True)
+        assert run("export", name).code == 0
+        with open("out.csv", newline="") as file:
+            table = list(csv.DictReader(file))
+        assert [row["labels"][:5] for row in table] == ["'=1+1"] * 6
+
+
 def test_export_parquet(run: Run, exported: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -490,6 +501,17 @@ def test_the_table_beside_an_array_takes_no_other_ones_place(run: Run, exported:
     assert not Path("out.npy").exists()
     Path("out.csv").unlink()
     assert [run("export", "out.npy").code, run("export", "out.npy").code] == [0, 0]
+
+
+@pytest.mark.parametrize("columns", ["vector", "notes"])
+def test_a_table_that_holds_more_stays_beside_an_array(run: Run, exported: Path, columns: str) -> None:
+    run("export", "out.csv")
+    text = Path("out.csv").read_text().replace("vector", columns, 1)
+    Path("out.csv").write_text(text)
+    done = run("export", "out.npy")
+    assert (done.code, done.out) == (1, "")
+    assert Path("out.csv").read_text() == text
+    assert not Path("out.npy").exists()
 
 
 def test_without_pyarrow_it_says_what_to_install(run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
