@@ -72,8 +72,6 @@ def build(
     from ..render import jsonl, text
 
     named = common.expand(paths, null)
-    if paths and not named:  # which would stand for every folder
-        raise InvalidArgument("No path came on stdin, so nothing was done.")
     loading = common.loader(device, precision, batch_size)
     folder = _folder(catalog, named)
     with (

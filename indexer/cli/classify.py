@@ -33,10 +33,11 @@ def classify(
     from ..render import jsonl, text
     from ..verbs.embed import classify_files
 
+    named = common.expand(images, null)
     embedder = common.loader(device, precision, batch_size)(model or DEFAULT_MODEL)
     skipped: list[Skipped] = []
     done = 0
-    for item in classify_files(embedder, common.expand(images, null), k, max_pixels=max_pixels):
+    for item in classify_files(embedder, named, k, max_pixels=max_pixels):
         if isinstance(item, Skipped):
             skipped.append(item)
             continue

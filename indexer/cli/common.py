@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..embed.zoo import DEFAULT_MODEL
-from ..errors import CatalogNotFound
+from ..errors import CatalogNotFound, InvalidArgument
 from ..records import Skipped
 from ..render.text import printable, skips
 
@@ -169,7 +169,10 @@ def open_catalog(given: Path | None, loading: Callable[[str], Embedder] | None =
 
 
 def expand(paths: Sequence[str], null: bool) -> list[str]:
-    """The paths of the command line; '-' stands for those on stdin."""
+    """The paths of the command line; '-' stands for those on stdin.
+
+    Raises InvalidArgument where there are none after all, which would stand for everything, or pass for done.
+    """
     found: list[str] = []
     for path in paths:
         if path == "-":
@@ -177,6 +180,8 @@ def expand(paths: Sequence[str], null: bool) -> list[str]:
             found += [line for line in text.split("\0" if null else "\n") if line]
         else:
             found.append(path)
+    if paths and not found:
+        raise InvalidArgument("No path came on stdin, so nothing was done.")
     return found
 
 

@@ -36,8 +36,9 @@ def embed(
     from ..render import jsonl, text
     from ..verbs.embed import embed_files
 
+    named = common.expand(images, null)
     embedder = common.loader(device, precision, batch_size)(model or DEFAULT_MODEL)
-    shape, skipped = embed_files(embedder, common.expand(images, null), out, tokens=tokens, max_pixels=max_pixels)
+    shape, skipped = embed_files(embedder, named, out, tokens=tokens, max_pixels=max_pixels)
     if as_json:
         click.echo(jsonl.dumps({"shape": shape, "model": embedder.id.key, "skipped": [jsonl.skip(s) for s in skipped]}))
     elif shape[0]:

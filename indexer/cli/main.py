@@ -95,7 +95,8 @@ def main() -> None:
     try:
         sys.exit(cli.main(prog_name="indexer", standalone_mode=False) or DONE)
     except click.ClickException as error:
-        error.message = printable(error.message)  # type: ignore[misc]  # which click does not change itself
+        if not isinstance(error, click.exceptions.NoArgsIsHelpError):  # whose message is all of --help
+            error.message = printable(error.message)  # type: ignore[misc]  # which click does not change itself
         error.show()
         sys.exit(error.exit_code)
     except IndexerError as error:

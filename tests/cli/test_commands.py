@@ -147,6 +147,13 @@ def test_errors_are_one_line_with_an_exit_code(run: Run, words: list[str], code:
     assert not Path(".indexer").exists()
 
 
+def test_without_a_command_there_is_help(run: Run) -> None:
+    help, done = run("--help"), run()
+    assert (help.code, done.code, done.out) == (0, 2, "")
+    assert done.err == help.out
+    assert len(done.err.splitlines()) > 20
+
+
 EMPTY = "An empty path names nothing."
 
 
@@ -195,6 +202,15 @@ def test_an_empty_list_on_stdin_is_not_every_folder(run: Run, pictures: Path) ->
     assert done.code == 1
     assert "stdin" in done.err
     assert json.loads(run("info", "--json").out)["images"] == 6
+
+
+@pytest.mark.parametrize(
+    "words", [["embed", "-", "-o", "v.npy"], ["classify", "-"], ["query", "-"], ["query", "-", "-0"]]
+)
+def test_an_empty_list_on_stdin_is_not_done(run: Run, pictures: Path, words: list[str]) -> None:
+    run("build", pictures)
+    done = run(*words, stdin=b"")
+    assert (done.code, done.out, done.err) == (1, "", "Error: No path came on stdin, so nothing was done.\n")
 
 
 @pytest.mark.parametrize(
