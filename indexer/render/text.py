@@ -147,8 +147,9 @@ def match_table(title: str, matches: Sequence[Match]) -> Table:
     """A table for a terminal."""
     table = _table(("", "score", "picture", "size", "label"), title=f"like {title}")
     for match in matches:
-        table.add_row(
-            str(match.rank), f"{match.score:.3f}", _name(match.path), _dimensions(match.image), _label(match.image)
+        _add_row(
+            table,
+            *(str(match.rank), f"{match.score:.3f}", short(match.path), _dimensions(match.image), _label(match.image)),
         )
     return table
 
@@ -157,7 +158,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence
     """Any table for a terminal; some columns flush right."""
     made = _table(columns, right=right)
     for row in rows:
-        made.add_row(*row)
+        _add_row(made, *row)
     return made
 
 
@@ -189,10 +190,11 @@ def _table(columns: Sequence[str], right: Sequence[str] = ("", "score", "size"),
     return made
 
 
-def _name(path: str) -> str:
-    from rich.markup import escape
+def _add_row(table: Table, *cells: str) -> None:
+    """A row that reads as it is written: no markup, no :cat: that becomes a picture of one."""
+    from rich.text import Text
 
-    return escape(short(path))
+    table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
 def _dimensions(image: ImageRecord) -> str:
@@ -200,11 +202,9 @@ def _dimensions(image: ImageRecord) -> str:
 
 
 def _label(image: ImageRecord) -> str:
-    from rich.markup import escape
-
     if not image.labels:
         return ""
-    return escape(printable(f"{image.labels[0].label.split(',')[0]} {image.labels[0].probability:.0%}"))
+    return f"{image.labels[0].label.split(',')[0]} {image.labels[0].probability:.0%}"
 
 
 def verify(report: VerifyReport) -> Iterator[str]:
@@ -226,15 +226,15 @@ def group_lines(group: DuplicateGroup) -> Iterator[str]:
 
 def group_table(group: DuplicateGroup) -> Table:
     """A group for a terminal."""
-    table = _table(
-        ("", "score", "picture", "size", "bytes", "why"), right=("score", "size", "bytes"), title=f"{group.id}"
-    )
+    columns = ("", "score", "picture", "size", "bytes", "why")
+    table = _table(columns, right=("score", "size", "bytes"), title=group.id)
     for image in group.images:
         why = f"kept: {image.why}" if image is group.keep else f"{image.tier}: {image.why}"
-        table.add_row(
+        _add_row(
+            table,
             image.action,
             "" if image is group.keep else f"{image.score:.3f}",
-            _name(image.path),
+            short(image.path),
             _dimensions(image.image),
             size(image.image.bytes),
             why,

@@ -8,7 +8,17 @@ import os
 import pytest
 from rich.console import Console
 
-from indexer.records import Applied, BuildReport, CatalogInfo, ImageRecord, Label, Match, NeighboursInfo
+from indexer.records import (
+    Applied,
+    BuildReport,
+    CatalogInfo,
+    DuplicateGroup,
+    DuplicateImage,
+    ImageRecord,
+    Label,
+    Match,
+    NeighboursInfo,
+)
 from indexer.render import text
 
 
@@ -48,6 +58,26 @@ def test_a_model_and_its_labels_do_nothing_on_a_terminal() -> None:
     shown = [table.getvalue(), *(value for _, value in text.info(info)), *text.build(report)]
     assert sum("\\x1b[31mred" in line for line in shown) == 3
     assert not any("\x1b" in line for line in shown)
+
+
+def test_a_table_shows_what_is_written() -> None:
+    """Brackets are no markup, and :cat: is no picture of one."""
+    odd = "[/]x [bold]y :cat: [link=a]"
+    image = ImageRecord(f"/{odd}.png", "0" * 64, 1, 2, 3, "PNG", labels=(Label(odd, 0, 0.5),))
+    group = DuplicateGroup(
+        "abc",
+        DuplicateImage(image, 1.0, "exact", "keep", f"its path matches *{odd}*"),
+        (DuplicateImage(image, 0.9, "copy", "remove", "\x1b[31mred"),),
+    )
+    for table, count in (
+        (text.group_table(group), 3),
+        (text.match_table(odd, [Match(1, 0.5, image)]), 3),
+        (text.table(("a", "b"), [(odd, odd)]), 2),
+    ):
+        shown = io.StringIO()
+        Console(file=shown, width=400).print(table)
+        assert shown.getvalue().count(odd) == count
+        assert "\x1b" not in shown.getvalue()
 
 
 @pytest.mark.parametrize(
