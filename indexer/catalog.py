@@ -143,7 +143,8 @@ class Catalog:
     ) -> BuildReport:
         """Bring the catalog in line with folders (or files), or with all its roots where none is named.
 
-        prune: also forget images when more than a tenth of a root is gone. dry_run: only count, reading no picture.
+        prune: also forget images when more than a tenth of a root is gone. dry_run: only count, reading no picture and
+        writing nothing.
         switch_model: go on with another model than the catalog's; vectors of the old one stay. wait: for another build
         of this catalog to end. neighbours: 'flat', 'ivf', 'hnsw' or a string of faiss.index_factory instead of what the
         rule chooses; recall: the recall@10 that its index must reach (0.99); memory: bytes that it may take (a quarter
@@ -155,7 +156,7 @@ class Catalog:
         from .store.lock import building
         from .verbs.build import BuildOptions
 
-        if self._store.readonly:
+        if self._store.readonly and not dry_run:
             raise CatalogError(f"{self.folder} was opened for reading. Open it without readonly to build.")
         wish = _wish(neighbours, recall, memory)
         options = BuildOptions(prune, dry_run, workers, max_pixels, wish, optimize, exclude)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,10 @@ from ..embed.zoo import DEFAULT_MODEL
 from ..errors import CatalogNotFound, InvalidArgument
 from . import common
 from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from ..catalog import Catalog
+    from ..embed.embedder import Embedder
 
 
 @click.command(short_help="Make a catalog of folders, or bring it up to date.")
@@ -68,17 +73,12 @@ def build(
     (photos/raw); it may be given several times, and is remembered until it is given again (nothing more: --exclude '').
     What the catalog knew of it is forgotten.
     """
-    from ..catalog import Catalog
     from ..render import jsonl, text
 
     named = common.expand(paths, null)
     loading = common.loader(device, precision, batch_size)
     folder = _folder(catalog, named)
-    with (
-        _to_open(folder, dry_run) as place,
-        Catalog.create(place, model=model, loader=loading) as opened,
-        progress_bar() as progress,
-    ):
+    with _opened(folder, dry_run, model, loading) as opened, progress_bar() as progress:
         report = opened.build(
             named,
             prune=prune,
@@ -122,10 +122,16 @@ def _folder(given: Path | None, paths: list[str]) -> Path:
 
 
 @contextmanager
-def _to_open(folder: Path, dry_run: bool) -> Iterator[Path]:
-    """The catalog's folder, or a passing one for a dry run that would make it."""
-    if dry_run and not common.is_catalog(folder):
-        with TemporaryDirectory() as passing:
-            yield Path(passing)
+def _opened(folder: Path, dry_run: bool, model: str | None, loading: Callable[[str], Embedder]) -> Iterator[Catalog]:
+    """The catalog; for a dry run only for reading, and a passing one where a build would make it."""
+    from ..catalog import Catalog
+
+    if not dry_run:
+        with Catalog.create(folder, model=model, loader=loading) as catalog:
+            yield catalog
+    elif common.is_catalog(folder):
+        with Catalog.open(folder, model=model, loader=loading, readonly=True) as catalog:
+            yield catalog
     else:
-        yield folder
+        with TemporaryDirectory() as passing, Catalog.create(passing, model=model, loader=loading) as catalog:
+            yield catalog

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from ..pictures.exclusion import Exclusion, resolved
 from ..pictures.prepare import Limits
 from ..pictures.scan import UNSETTLED, Refused, find, settled
 from ..preprocess import Pixels
-from ..records import BuildReport, FoundFile, Progress, Skipped, Source, Unlisted
+from ..records import BuildReport, FoundFile, Progress, Skipped, Source, Stamp, Unlisted
 from ..store.lock import vouch
 from ..store.rows import Entry, Known, Refusal, StoredModel
 from ..store.store import Store
@@ -72,6 +72,26 @@ class _Tally:
     done: int = 0
     new_skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+class _Count:
+    """What a dry run keeps of a Survey: numbers, for which nothing is written, not even into a temporary table."""
+
+    def __init__(self) -> None:
+        self.new = 0
+        self.known = 0
+        self.gone_by_root: Counter[int | None] = Counter()
+
+    def add_todo(self, _root_id: int | None, _path: bytes, _stamp: Stamp, image_id: int | None) -> None:
+        """A file that would be read; image_id where the store knows an older state of it."""
+        if image_id is None:
+            self.new += 1
+        else:
+            self.known += 1
+
+    def add_gone(self, root_id: int | None, _path: bytes, image_id: int | None) -> None:
+        """An image, or (image_id None) a skip, whose file is gone."""
+        self.gone_by_root[root_id] += image_id is not None
 
 
 def build(
@@ -127,11 +147,13 @@ class _Build:
             self._tidy()
         places, self.tally.warnings = resolve(self.store, paths, prune=self.options.prune)
         self.exclusion = self._exclusion(places)
-        survey = Survey(self.store)
-        self._compare_all(places, survey)
         if self.options.dry_run:
-            self._count_only(survey)
+            count = _Count()
+            self._compare_all(places, count)
+            self._count_only(count)
         else:
+            survey = Survey(self.store)
+            self._compare_all(places, survey)
             if self.exclusion.patterns != self.store.exclude:  # only now: what was compared has not been refused
                 self.store.remember_exclude(self.exclusion.patterns)
             before = self.store.generation
@@ -161,7 +183,7 @@ class _Build:
 
     # -- comparing -------------------------------------------------------------------------------------------------
 
-    def _compare_all(self, places: Sequence[Place], survey: Survey) -> None:
+    def _compare_all(self, places: Sequence[Place], survey: Survey | _Count) -> None:
         model = self.store.model()
         ids = self._root_ids(places)
         for place in places:
@@ -199,7 +221,7 @@ class _Build:
             for known in self.store.known(ids[part.root], part.below, model, tried_with)
         )
 
-    def _compare(self, place: Place, root_id: int | None, known: Iterator[Known], survey: Survey) -> None:
+    def _compare(self, place: Place, root_id: int | None, known: Iterator[Known], survey: Survey | _Count) -> None:
         """Sort the files below a place into those to read, those that are gone, and those that are as they were.
 
         root_id: None for a root that a dry run does not add.
@@ -231,7 +253,7 @@ class _Build:
         if lost and not seen and not place.below and self.named and not self.options.prune:
             raise UnsafeRemoval(_emptied(place.root, lost, self.exclusion))
 
-    def _note_found(self, file: FoundFile, old: Known | None, root_id: int | None, survey: Survey) -> None:
+    def _note_found(self, file: FoundFile, old: Known | None, root_id: int | None, survey: Survey | _Count) -> None:
         if old is None or old[:4] != file or not old.current:
             survey.add_todo(root_id, file.path, file.stamp, old.image_id if old else None)
         elif old.image_id is not None:
@@ -249,8 +271,18 @@ class _Build:
         self.tally.new_skipped.append(Skipped(os.fsdecode(source.full), folder.reason))
         self.store.commit([], [Refusal(source, folder.reason, "")], None)
 
-    def _count_only(self, survey: Survey) -> None:
-        self.tally.added, self.tally.changed, self.tally.removed = survey.counts()
+    def _count_only(self, count: _Count) -> None:
+        self.tally.added, self.tally.changed = count.new, count.known
+        self.tally.removed = count.gone_by_root.total()
+        for root, root_id in self.store.roots().items():
+            lost, images = count.gone_by_root[root_id], self.store.images.count_in(root_id)
+            if self._is_too_many(lost, images):
+                self.tally.warnings.append(
+                    _too_many_gone(root, lost, images, self.exclusion, "if they have not moved ")
+                )
+
+    def _is_too_many(self, lost: int, images: int) -> bool:
+        return lost > SAFE_REMOVAL * images and not self.options.prune
 
     # -- reading and embedding -------------------------------------------------------------------------------------
 
@@ -368,7 +400,7 @@ class _Build:
         for root, root_id in roots.items():
             lost = survey.gone_by_root.get(root_id, 0) - moved.get(root_id, 0)
             images = self.store.images.count_in(root_id) - (moved.get(root_id, 0))
-            if lost > SAFE_REMOVAL * images and not self.options.prune:
+            if self._is_too_many(lost, images):
                 self.tally.warnings.append(_too_many_gone(root, lost, images, self.exclusion))
                 survey.spare(root_id, since)
         gone = survey.counts()[2]
@@ -547,9 +579,9 @@ def _emptied(folder: bytes, lost: int, exclusion: Exclusion | None = None) -> st
     )
 
 
-def _too_many_gone(root: bytes, lost: int, images: int, exclusion: Exclusion) -> str:
+def _too_many_gone(root: bytes, lost: int, images: int, exclusion: Exclusion, where: str = "") -> str:
     gone = "gone or left out" if exclusion.patterns else "gone"
     return (
         f"{lost:,} of the {images:,} images known in {os.fsdecode(root)} are {gone}: more than {SAFE_REMOVAL:.0%}, "
-        "so they are kept. If that is meant, run again with --prune."
+        f"so {where}they are kept. If that is meant, run again with --prune."
     )

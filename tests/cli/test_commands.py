@@ -279,6 +279,19 @@ def test_a_dry_run_leaves_no_catalog(run: Run, pictures: Path) -> None:
     assert not Path(".indexer").exists()
 
 
+def test_a_dry_run_only_reads_a_catalog(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be on a disk that cannot be written."""
+    run("build", pictures)
+    (pictures / "a.png").unlink()
+    monkeypatch.delattr(Catalog, "create")
+    done = run("build", "--dry-run")
+    assert (done.code, done.out) == (
+        0, "Would read 0 new files and 0 changed, and forget 1; 5 unchanged. Nothing was done.\n"
+    )  # fmt: skip
+    assert "they are kept" in done.err
+    assert lines(run("info", "--json").out)[0]["images"] == 6
+
+
 def test_the_catalog_is_found_above_and_by_variable(
     run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer import BuildReport, Catalog, InvalidArgument, ModelError, PictureError, Progress, UnsafeRemoval, WrongModel
+from indexer import (
+    BuildReport,
+    Catalog,
+    CatalogError,
+    InvalidArgument,
+    ModelError,
+    PictureError,
+    Progress,
+    UnsafeRemoval,
+    WrongModel,
+)
 from indexer.embed.embedder import Embedded
 from indexer.pictures import scan
 from indexer.pictures.decoders import Decoders
@@ -358,6 +368,47 @@ def test_a_dry_run_counts_and_changes_nothing(catalog: Catalog, pictures: Path, 
     save_picture(pictures / "b.png", 77, size=(50, 50))
     assert counts(catalog.build([pictures], dry_run=True)) == {"changed": 1, "removed": 1, "unchanged": 4}
     assert len(catalog) == 6
+
+
+def test_a_dry_run_needs_no_more_than_to_read(
+    catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.build([pictures])
+    save_picture(pictures / "new.png", 77)
+    before = (catalog.folder / "catalog.sqlite").read_bytes()
+    real = os.listdir
+
+    def refusing(path: bytes) -> list[bytes]:
+        if path.endswith(b"/sub"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    with Catalog.open(catalog.folder, readonly=True) as reader:
+        for paths in ([], [pictures]):
+            report = reader.build(paths, dry_run=True)
+            assert (report.added, report.unchanged, report.skipped) == (1, 6, 1)
+            assert (report.new_skipped, report.warnings) == ((), ())
+        with pytest.raises(CatalogError, match="opened for reading"):
+            reader.build([pictures])
+    assert list(catalog.skips()) == []
+    assert (catalog.folder / "catalog.sqlite").read_bytes() == before
+
+
+def test_a_dry_run_says_what_a_build_would_refuse(catalog: Catalog, pictures: Path) -> None:
+    for seed in range(100, 114):
+        save_picture(pictures / f"{seed}.png", seed)
+    catalog.build([pictures])
+    for seed in range(100, 102):
+        (pictures / f"{seed}.png").unlink()
+    assert catalog.build(dry_run=True).warnings == ()  # exactly a tenth of twenty
+    (pictures / "102.png").unlink()
+    report = catalog.build(dry_run=True)
+    assert "3 of the 20 images known in" in report.warnings[0]
+    assert "if they have not moved they are kept. If that is meant, run again with --prune." in report.warnings[0]
+    assert (catalog.build().removed, len(catalog)) == (0, 20)
+    report = catalog.build(dry_run=True, prune=True)
+    assert (report.removed, report.warnings) == (3, ())
 
 
 def test_a_file_just_written_is_read_again_until_its_times_can_be_trusted(
