@@ -277,6 +277,26 @@ def test_a_vector_of_float32_without_a_direction_is_refused(filled: Catalog, val
         filled.nearest(vectors)
 
 
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_catalog_stays_where_it_is_whatever_the_current_folder(
+    filled: Catalog, fake: FakeEmbedder, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readonly: bool
+) -> None:
+    folder = filled.folder
+    monkeypatch.chdir(folder.parent)
+    with Catalog.open(folder.name, loader=lambda _: fake, readonly=readonly) as opened:
+        monkeypatch.chdir(tmp_path / "pictures")
+        assert opened.folder == folder
+        assert len(opened.query(pictures / "a.png")) == len(filled.query(pictures / "a.png"))
+        assert (opened.is_in_place, opened.info().catalog) == (True, str(folder))
+        assert opened.duplicates().catalog == str(folder)
+        save_picture(pictures / "new.png", 77)
+        assert opened.build(dry_run=True).added == 1
+        if not readonly:
+            report = opened.build()
+            assert (report.added, report.catalog) == (1, str(folder))
+    assert Catalog.verify(folder).ok
+
+
 def test_an_empty_catalog_says_so(catalog: Catalog, pictures: Path) -> None:
     with pytest.raises(CatalogError, match="no vectors yet"):
         catalog.query(pictures / "a.png")
