@@ -48,7 +48,7 @@ def replacement(target: Path) -> Iterator[Path]:
 
     Of a link, what it leads to is replaced. Raises CatalogError where the disk refuses.
     """
-    if target.is_symlink():
+    if os.path.islink(target):
         target = target.resolve()
     temporary = temporary_of(target)
     with changing(target):

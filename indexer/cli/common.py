@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,9 +70,15 @@ class Result(Place):
         """Raises BadParameter, which is wrong usage."""
         found = super().convert(value, param, ctx)
         path = Path(os.fsdecode(found))
-        if path.exists() and not path.is_file():
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self.fail(f"{found!s} cannot be written ({error.strerror}). Give a shorter name.", param, ctx)
+            return found  # it is not there; or nobody may look there, as who writes it will be told
+        if not stat.S_ISREG(mode):
             self.fail(f"{found!s} is no ordinary file. Give the name of one.", param, ctx)
-        if self.endings and path.exists() and path.suffix.lower() not in self.endings:
+        if self.endings and path.suffix.lower() not in self.endings:
             self.fail(f"{found!s} is there, and would be lost. Give a name that ends in {self.endings[0]}.", param, ctx)
         return found
 
@@ -144,10 +153,11 @@ def find_catalog(given: Path | None) -> Path:
     """
     if given is not None:
         return given
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if is_catalog(folder / FOLDER):
-            return folder / FOLDER
+    with suppress(FileNotFoundError):  # this folder was deleted
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            if is_catalog(folder / FOLDER):
+                return folder / FOLDER
     raise CatalogNotFound(
         "There is no catalog here or in a folder above. Make one: indexer build FOLDER; or name one: --catalog DIR."
     )

@@ -232,6 +232,29 @@ def test_a_picture_is_no_place_for_a_result(run: Run, pictures: Path, words: lis
     assert stat.S_ISFIFO(os.lstat("pipe").st_mode)
 
 
+@pytest.mark.parametrize(
+    "words", [["query", "x.png", "--html"], ["dedup", "--plan"], ["embed", "x.png", "-o"], ["export"]]
+)
+def test_a_name_that_no_disk_takes_is_no_place_for_a_result(run: Run, pictures: Path, words: list[str]) -> None:
+    run("build", pictures)
+    name = "a" * 250 + ".parquet"
+    done = run(*words, name)
+    assert (done.code, done.out) == (2, "")
+    assert f"{name} cannot be written (File name too long). Give a shorter name." in done.err
+    with Catalog.open(".indexer") as catalog, pytest.raises(CatalogError, match="cannot be written"):
+        catalog.export(name)
+    assert sorted(os.listdir()) == [".indexer", "pictures"]
+
+
+def test_a_current_folder_that_was_deleted_holds_no_catalog(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = run("info")
+    assert done.code == 1
+    assert done.err.startswith("Error: There is no catalog here or in a folder above.")
+
+
 def test_a_result_may_be_where_a_link_leads(run: Run, pictures: Path) -> None:
     run("build", pictures)
     Path("kept").mkdir()
