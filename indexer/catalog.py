@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from .embed.embedder import Embedder, load_embedder, located
 from .embed.zoo import DEFAULT_MODEL
-from .errors import CatalogError, CatalogNotFound, ModelError, PictureError, WrongModel
+from .errors import CatalogError, CatalogNotFound, InvalidArgument, ModelError, PictureError, WrongModel
 from .pictures.decode import MAX_PIXELS
 from .records import (
     FLOAT,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .verbs.nearest import Graph, IndexFiles, Neighbours
     from .verbs.plans import Plan
 
+T = TypeVar("T")
 Loader = Callable[..., Embedder]
 """From what `model` names to an embedder; given numerics= as well where a catalog's are not FLOAT."""
 
@@ -127,7 +128,7 @@ class Catalog:
 
     def build(
         self,
-        paths: Sequence[str | os.PathLike[str]] = (),
+        paths: Iterable[str | os.PathLike[str]] = (),
         *,
         prune: bool = False,
         dry_run: bool = False,
@@ -139,7 +140,7 @@ class Catalog:
         recall: float | None = None,
         memory: int | None = None,
         optimize: bool = False,
-        exclude: Sequence[str] | None = None,
+        exclude: Iterable[str] | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
     ) -> BuildReport:
         """Bring the catalog in line with folders (or files), or with all its roots where none is named.
@@ -159,12 +160,13 @@ class Catalog:
 
         if self._store.readonly and not dry_run:
             raise CatalogError(f"{self.folder} was opened for reading. Open it without readonly to build.")
+        named, left_out = _listed(paths), None if exclude is None else _listed(exclude)
         wish = _wish(neighbours, recall, memory)
-        options = BuildOptions(prune, dry_run, workers, max_pixels, wish, optimize, exclude)
+        options = BuildOptions(prune, dry_run, workers, max_pixels, wish, optimize, left_out)
         if dry_run:
-            return self._build(paths, options, switch_model, progress)
+            return self._build(named, options, switch_model, progress)
         with building(self.folder, wait=wait):
-            return self._build(paths, options, switch_model, progress)
+            return self._build(named, options, switch_model, progress)
 
     def _build(
         self,
@@ -239,7 +241,7 @@ class Catalog:
 
     def query_many(
         self,
-        images: Sequence[Any],
+        images: Iterable[Any],
         *,
         k: int = 10,
         min_score: float = -1.0,
@@ -252,7 +254,7 @@ class Catalog:
         from .verbs.query import QueryOptions, query
 
         options = QueryOptions(k, min_score, where, label, include_self, max_pixels)
-        return query(self._store, self._index_files, images, self.embedder, options)
+        return query(self._store, self._index_files, _listed(images), self.embedder, options)
 
     def duplicates(
         self,
@@ -291,7 +293,7 @@ class Catalog:
         finally:
             other.close()
 
-    def keep_all(self, report: DuplicatesReport, ids: Sequence[str], *, wait: bool = False) -> list[DuplicateGroup]:
+    def keep_all(self, report: DuplicatesReport, ids: Iterable[str], *, wait: bool = False) -> list[DuplicateGroup]:
         """Remember that the images of some groups of a report are no duplicates; returns these groups.
 
         They come back when a new image joins them. ids: the groups' ids, or their beginnings.
@@ -299,8 +301,9 @@ class Catalog:
         """
         from .verbs.duplicates import keep_all
 
+        chosen = _listed(ids)
         with self._changing(wait):
-            return keep_all(self._store, report, ids)
+            return keep_all(self._store, report, chosen)
 
     def ask_again(self, *, wait: bool = False) -> int:
         """Forget which groups are no duplicates, whether keep_all() or an edited plan said so; returns how many.
@@ -561,6 +564,13 @@ def _wish(kind: str | None, recall: float | None, memory: int | None) -> Wish | 
     if kind is None and recall is None and memory is None:
         return None
     return Wish(kind, DEFAULT_RECALL if recall is None else recall, memory)
+
+
+def _listed(given: Iterable[T]) -> list[T]:
+    """A list of what was given. Raises InvalidArgument for one thing alone: text would be taken letter by letter."""
+    if isinstance(given, (str, bytes, os.PathLike)) or not isinstance(given, Iterable):
+        raise InvalidArgument(f"{given!r} was given, where several may be. Give a list: [{given!r}].")
+    return list(given)
 
 
 def _full(path: str | os.PathLike[str]) -> bytes:

@@ -277,6 +277,25 @@ def test_a_vector_of_float32_without_a_direction_is_refused(filled: Catalog, val
         filled.nearest(vectors)
 
 
+def test_one_thing_alone_is_no_list(filled: Catalog, pictures: Path) -> None:
+    report, path = filled.duplicates(), pictures / "a.png"
+    with Image.open(path) as image:
+        for given in (path, str(path), os.fsencode(path), image, None):
+            with pytest.raises(InvalidArgument, match="Give a list: "):
+                filled.query_many(given)  # type: ignore[arg-type]
+    for alone in ("sub", pictures):
+        for call in (
+            lambda: filled.build(alone),  # noqa: B023  # type: ignore[arg-type]
+            lambda: filled.build(exclude=alone),  # type: ignore[arg-type]  # noqa: B023
+            lambda: filled.keep_all(report, alone),  # type: ignore[arg-type]  # noqa: B023
+        ):
+            with pytest.raises(InvalidArgument, match="Give a list: "):
+                call()
+    assert filled.info().exclude == ()
+    assert filled.query_many(iter([path]))[0][0].matches == tuple(filled.query(path))
+    assert filled.build(iter([pictures]), exclude=iter(["*.bmp"])).removed == 1
+
+
 @pytest.mark.parametrize("readonly", [False, True])
 def test_a_catalog_stays_where_it_is_whatever_the_current_folder(
     filled: Catalog, fake: FakeEmbedder, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readonly: bool
