@@ -323,7 +323,7 @@ class Catalog:
         from .verbs.calibration import calibrate
 
         with self._changing(wait):
-            return calibrate(self._store, self.embedder(), sample, progress)
+            return calibrate(self._store, self.embedder, sample, progress)
 
     @staticmethod
     def plan(
@@ -536,8 +536,12 @@ class Catalog:
             try:
                 self._embedder = self._loader(source, **options)
             except ModelError as error:
-                if stored is None or source == stored.source:
+                if stored is None:
                     raise
+                if source == stored.source:
+                    if not os.path.isabs(source) or os.path.exists(source):
+                        raise
+                    raise ModelError(f"{error} If it has moved: indexer build --model FOLDER.") from error
                 raise ModelError(f"{error} The catalog's own is {stored.source}: leave --model out for it.") from error
         return self._embedder
 

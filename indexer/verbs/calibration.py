@@ -77,10 +77,13 @@ def thresholds(store: Store, model: StoredModel) -> Thresholds:
     return Thresholds(found["copy"], found["similar"], calibrated=True)
 
 
-def calibrate(store: Store, embedder: Embedder, sample: int, progress: Callable[[Progress], None]) -> Calibration:
+def calibrate(
+    store: Store, embedder: Callable[[], Embedder], sample: int, progress: Callable[[Progress], None]
+) -> Calibration:
     """Measure, store and return the thresholds for the catalog's model.
 
-    sample: pictures to edit, each in ten ways. Raises InvalidArgument, and CatalogError where no picture can be read.
+    embedder: asked for when there is something to measure. sample: pictures to edit, each in ten ways.
+    Raises InvalidArgument, and CatalogError where there are no two pictures, or none can be read.
     """
     if sample < 1:
         raise InvalidArgument(f"A sample of {sample} pictures tells nothing. Give 1 or more.")
@@ -89,8 +92,15 @@ def calibrate(store: Store, embedder: Embedder, sample: int, progress: Callable[
         raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
     with store.snapshot():
         nodes = Nodes.of(store, model)
+        if len(nodes.contents) < 2:
+            raise CatalogError(
+                "The catalog holds no two different pictures, so there is nothing to tell copies from. Add some with: "
+                "indexer build FOLDER."
+            )
+        progress(Progress("load"))
+        loaded = embedder()
         places = np.unique(np.linspace(0, len(nodes.contents) - 1, min(sample, len(nodes.contents))).astype(np.int64))
-        edits = _edit(nodes, places, embedder, progress)
+        edits = _edit(nodes, places, loaded, progress)
         unrelated = _unrelated(nodes, places)
         found = _calibration(nodes, len(places), edits, unrelated, store.count("images"))
     store.keep_calibration(model, json.dumps(asdict(found)))

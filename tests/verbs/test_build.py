@@ -619,6 +619,30 @@ def test_another_model_that_cannot_be_had_is_not_all_that_is_said(catalog: Catal
         own.query(Image.new("RGB", (9, 9), "red"))
 
 
+def test_where_a_model_folder_has_moved_it_says_how_to_go_on(tmp_path: Path, pictures: Path) -> None:
+    place, moved, new = tmp_path / "model", tmp_path / "moved", save_picture(tmp_path / "new.png", 77)
+    place.mkdir()
+
+    def load(source: str) -> FakeEmbedder:
+        if not Path(source).exists():
+            raise ModelError(f"There is no folder {source}.")
+        fake = FakeEmbedder()
+        fake.source = source
+        return fake
+
+    with Catalog.create(tmp_path / "catalog", model=str(place), loader=load) as catalog:
+        catalog.build([pictures])
+    place.rename(moved)
+    with Catalog.open(tmp_path / "catalog", loader=load) as catalog:
+        with pytest.raises(ModelError) as raised:
+            catalog.query(new)
+        assert str(raised.value) == f"There is no folder {place}. If it has moved: indexer build --model FOLDER."
+    with Catalog.open(tmp_path / "catalog", model=str(moved), loader=load) as catalog:
+        catalog.build()
+    with Catalog.open(tmp_path / "catalog", loader=load) as catalog:
+        assert len(catalog.query(new)) == 6
+
+
 def test_progress_is_told(catalog: Catalog, pictures: Path) -> None:
     seen: list[Progress] = []
     catalog.build([pictures], progress=seen.append)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +92,23 @@ def test_bad_input(calibrated: Catalog, tmp_path: Path) -> None:
         pytest.raises(CatalogError, match="holds no vectors yet"),
     ):
         empty.calibrate()
+
+
+def test_no_model_is_loaded_where_there_is_nothing_to_measure(tmp_path: Path) -> None:
+    def refuse(_: str) -> FakeEmbedder:
+        raise AssertionError
+
+    with (
+        Catalog.create(tmp_path / "catalog", loader=refuse) as empty,
+        pytest.raises(CatalogError, match="holds no vectors yet"),
+    ):
+        empty.calibrate()
+    (tmp_path / "photos").mkdir()
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / "photos")
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / "photos" / "copy.jpg")
+    with Catalog.open(tmp_path / "catalog", loader=lambda _: FakeEmbedder()) as catalog:
+        catalog.build([tmp_path / "photos"])
+    with Catalog.open(tmp_path / "catalog", loader=refuse) as alone:
+        with pytest.raises(CatalogError, match="no two different pictures"):
+            alone.calibrate()
+        assert not alone.duplicates().calibrated

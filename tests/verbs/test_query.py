@@ -285,7 +285,7 @@ def test_one_thing_alone_is_no_list(filled: Catalog, pictures: Path) -> None:
                 filled.query_many(given)  # type: ignore[arg-type]
     for alone in ("sub", pictures):
         for call in (
-            lambda: filled.build(alone),  # noqa: B023  # type: ignore[arg-type]
+            lambda: filled.build(alone),  # type: ignore[arg-type]  # noqa: B023
             lambda: filled.build(exclude=alone),  # type: ignore[arg-type]  # noqa: B023
             lambda: filled.keep_all(report, alone),  # type: ignore[arg-type]  # noqa: B023
         ):
