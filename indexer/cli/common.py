@@ -44,6 +44,20 @@ class Number(click.FloatRange):
         return number
 
 
+def checked(check: Callable[[Any], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """For callback=: what `check` raises InvalidArgument for is wrong usage."""
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        try:
+            if value is not None:
+                check(value)
+        except InvalidArgument as error:
+            raise click.BadParameter(str(error), ctx, param) from error
+        return value
+
+    return callback
+
+
 class Place(click.Path):
     """Where something is to be, as a Path. An empty one would mean this folder, which nobody means by it."""
 

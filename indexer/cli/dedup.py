@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -13,10 +13,29 @@ from . import common
 from .progress import progress_bar
 
 
+class _Threshold(common.Number):
+    """A cosine similarity, or auto."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raises BadParameter, which is wrong usage."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+def _parse(rules: str) -> None:
+    from ..verbs.keeping import Keeping
+
+    Keeping.parse(rules)
+
+
 @click.command(short_help="Groups of pictures that are the same.")
 @common.catalog_option
 @click.option(
-    "--threshold", default="auto", show_default=True, metavar="auto|S", help="Lowest cosine similarity; 1 = same."
+    "--threshold",
+    type=_Threshold(-1, 1),
+    default="auto",
+    show_default=True,
+    metavar="auto|S",
+    help="Lowest cosine similarity; 1 = same.",
 )
 @click.option(
     "--tier",
@@ -37,7 +56,12 @@ from .progress import progress_bar
     is_flag=True,
     help="Compare all pairs of vectors, also where the neighbour index would be much faster and nearly as good.",
 )
-@click.option("--keep", metavar="RULE,...", help="Which to keep: rules in their order, see above.")
+@click.option(
+    "--keep",
+    metavar="RULE,...",
+    callback=common.checked(_parse),
+    help="Which to keep: rules in their order, see above.",
+)
 @click.option("--keep-all", metavar="GROUP", multiple=True, help="Remember that a group is none: these differ.")
 @click.option("--ask-again", is_flag=True, help="Forget what was remembered so, and show those groups again.")
 @click.option("--plan", metavar="FILE", type=common.a_plan, help="Write a plan for indexer apply.")
@@ -46,7 +70,7 @@ from .progress import progress_bar
 @common.debug_option
 def dedup(
     catalog: Path | None,
-    threshold: str,
+    threshold: float | Literal["auto"],
     tier: str | None,
     mirrors: bool,
     thorough: bool,
@@ -74,7 +98,6 @@ def dedup(
         raise InvalidArgument("--keep-all only remembers groups. Ask for --plan or --html afterwards.")
     if keep_all and ask_again:
         raise InvalidArgument("--keep-all remembers groups, --ask-again forgets them. Give one of the two.")
-    lowest = _threshold(threshold)
     with (
         Catalog.open(common.find_catalog(catalog), readonly=not (keep_all or ask_again)) as opened,
         progress_bar() as progress,
@@ -82,7 +105,7 @@ def dedup(
         if ask_again:
             common.say(f"Forgot {text.plural(opened.ask_again(), 'group')} that had been no duplicates.")
         report = opened.duplicates(
-            threshold=lowest,
+            threshold=threshold,
             tier=tier,  # type: ignore[arg-type]
             keep=keep,
             mirrors=mirrors,
@@ -112,12 +135,3 @@ def dedup(
                 click.echo(line)
     for line in text.duplicates(report, plan, catalog):
         common.say(line)
-
-
-def _threshold(given: str) -> float | Literal["auto"]:
-    if given == "auto":
-        return "auto"
-    try:
-        return float(given)
-    except ValueError:
-        raise InvalidArgument(f"--threshold {given} is no number. Give -1 to 1, or auto.") from None

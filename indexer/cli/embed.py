@@ -10,9 +10,23 @@ from ..embed.zoo import DEFAULT_MODEL
 from . import common
 
 
+def _ending(out: Path) -> None:
+    from ..verbs.embed import require_ending
+
+    require_ending(out)
+
+
 @click.command(short_help="Vectors of some pictures, as a .npy file.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
-@click.option("-o", "--out", required=True, metavar="FILE.npy", type=common.an_array, help="Where to.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="FILE.npy",
+    type=common.an_array,
+    callback=common.checked(_ending),
+    help="Where to.",
+)
 @click.option("--tokens", is_flag=True, help="Unpooled tokens (N, T, dim) instead of pooled pre-logits (N, dim).")
 @common.model_option()
 @common.model_options

@@ -9,8 +9,14 @@ import click
 from . import common
 
 
+def _ending(file: Path) -> None:
+    from ..verbs.export import require_ending
+
+    require_ending(file)
+
+
 @click.command(short_help="Vectors and metadata for other tools.")
-@click.argument("file", type=common.a_file)
+@click.argument("file", type=common.a_file, callback=common.checked(_ending))
 @common.catalog_option
 @common.json_option
 @common.debug_option

@@ -31,8 +31,7 @@ def embed_files(
     Rows are in the order of the paths, without the skipped ones, which come second. The file appears when complete;
     where there is no row at all, none is written, and one that is there stays.
     """
-    if out.suffix != ".npy":
-        raise InvalidArgument(f"{out} does not end in .npy. Name the file that way; it is NumPy's format.")
+    require_ending(out)
     skipped: list[Skipped] = []
     shape: tuple[int, ...] = (0, embedder.id.dim)
     with (
@@ -58,6 +57,12 @@ def embed_files(
         file.seek(0)
         _write_header(file, shape)  # numpy leaves room in the header for the rows to grow
     return shape, skipped
+
+
+def require_ending(out: Path) -> None:
+    """Raises InvalidArgument for a name that is none of a .npy file."""
+    if out.suffix.lower() != ".npy":
+        raise InvalidArgument(f"{out} does not end in .npy. Name the file that way; it is NumPy's format.")
 
 
 class _Nothing(Exception):

@@ -31,21 +31,20 @@ def export(store: Store, file: Path) -> ExportReport:
 
     The file appears when it is complete.
     """
-    writers: dict[str, Callable[[Path, int, Iterator[list[Row]]], int]] = {
-        ".parquet": _write_parquet,
-        ".npy": _write_npy,
-        ".csv": _write_csv,
-        ".jsonl": _write_jsonl,
-    }
-    writer = writers.get(file.suffix.lower())
-    if writer is None:
-        raise InvalidArgument(f"{file} has no ending that indexer exports. Use one of {', '.join(writers)}.")
+    require_ending(file)
+    writer = _WRITERS[file.suffix.lower()]
     with store.snapshot():
         model = store.model()
         if model is None:
             raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
         rows = writer(file, model.id.dim, _rows(store, model))
     return ExportReport(str(file), rows)
+
+
+def require_ending(file: Path) -> None:
+    """Raises InvalidArgument for a name that does not say what to write."""
+    if file.suffix.lower() not in _WRITERS:
+        raise InvalidArgument(f"{file} has no ending that indexer exports. Use one of {', '.join(_WRITERS)}.")
 
 
 def _rows(store: Store, model: StoredModel) -> Iterator[list[Row]]:
@@ -150,6 +149,14 @@ def _write_parquet(target: Path, dim: int, blocks: Iterator[list[Row]]) -> int:
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             count += len(block)
     return count
+
+
+_WRITERS: dict[str, Callable[[Path, int, Iterator[list[Row]]], int]] = {
+    ".parquet": _write_parquet,
+    ".npy": _write_npy,
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+}
 
 
 def _numbers(vector: npt.NDArray[np.float32]) -> list[float]:

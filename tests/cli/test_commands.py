@@ -364,7 +364,8 @@ def test_embed(run: Run, pictures: Path) -> None:
     assert np.array_equal(np.load("a.npy")[0], rows[1])
     run("embed", pictures / "a.png", "-o", "t.npy", "--tokens")
     assert np.load("t.npy").shape == (1, 1, 48)
-    assert run("embed", pictures / "a.png", "-o", "t.txt").code == 1
+    assert run("embed", pictures / "a.png", "-o", "T.NPY").code == 0
+    assert np.load("T.NPY").shape == (1, 48)
     assert list(Path().glob("*.tmp")) == []
 
 
@@ -594,5 +595,14 @@ def test_an_export_that_cannot_be_written_leaves_nothing(run: Run, exported: Pat
 
 def test_export_refuses_an_unknown_ending(run: Run, exported: Path) -> None:
     done = run("export", "out.xlsx")
-    assert done.code == 1
+    assert done.code == 2
     assert ".parquet" in done.err
+
+
+def test_embed_refuses_an_unknown_ending_before_it_loads_a_model(
+    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "loader", None)
+    done = run("embed", pictures / "a.png", "-o", "t.txt")
+    assert (done.code, done.out) == (2, "")
+    assert "t.txt does not end in .npy" in done.err

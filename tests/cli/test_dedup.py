@@ -236,9 +236,6 @@ def test_calibrate(run: Run, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["dedup", "--threshold", "much"], "--threshold much is no number"),
-        (["dedup", "--threshold", "2"], "no cosine similarity"),
-        (["dedup", "--keep", "prettiest"], "prettiest"),
         (["dedup", "--keep-all", "zz"], "'zz' names no group"),
         (["dedup", "--keep-all", "zz", "--plan", "plan.json"], "Ask for --plan or --html afterwards"),
         (["dedup", "--keep-all", "zz", "--ask-again"], "Give one of the two"),
@@ -255,3 +252,26 @@ def test_bad_input(run: Run, folder: Path, words: list[str], said: str) -> None:
     assert done.err.startswith("Error: ")
     assert said in done.err
     assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--threshold", "much"], "Invalid value for '--threshold': 'much' is not a valid float"),
+        (["--threshold", "2"], "Invalid value for '--threshold': 2.0 is not in the range -1<=x<=1"),
+        (["--threshold", "nan"], "Invalid value for '--threshold': nan is no number"),
+        (["--keep", "prettiest"], "Invalid value for '--keep': There is no rule 'prettiest' for what to keep."),
+        (["--keep", "bytes,bytes"], "The rule bytes comes twice"),
+    ],
+)
+def test_wrong_usage(run: Run, folder: Path, words: list[str], said: str) -> None:
+    done = run("dedup", *words)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+
+
+def test_a_threshold_is_a_number_or_auto(run: Run, folder: Path) -> None:
+    found = run("dedup", "--json").out
+    assert run("dedup", "--json", "--threshold", "auto").out == found
+    assert run("dedup", "--json", "--threshold", "-0.5").out == found
+    assert run("dedup", "--json", "--threshold", "1").out == ""
