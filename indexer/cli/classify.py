@@ -46,7 +46,8 @@ def classify(
         if as_json:
             click.echo(jsonl.dumps({"path": path, "labels": jsonl.labels(labels)}))
         else:
+            name = text.short(path) if common.is_terminal() else text.in_line(path)
             for label in labels:
-                click.echo(f"{text.short(path)}\t{label.probability:.4f}\t{text.printable(label.label)}")
+                click.echo(f"{name}\t{label.probability:.4f}\t{text.printable(label.label)}")
     common.say_skipped(skipped)
     common.finish(skipped, done)

@@ -22,5 +22,6 @@ def skips(catalog: Path | None, as_json: bool) -> None:
             for item in opened.skips():
                 click.echo(jsonl.dumps(jsonl.skip(item)))
         else:
-            for line in text.skips(opened.skips()):
+            lines = text.skips if common.is_terminal() else text.skip_lines
+            for line in lines(opened.skips()):
                 click.echo(line)

@@ -138,6 +138,11 @@ def skips(items: Iterable[Skipped]) -> Iterator[str]:
     return (f"{short(item.path)}: {printable(item.reason)}" for item in items)
 
 
+def skip_lines(items: Iterable[Skipped]) -> Iterator[str]:
+    """The same for another program."""
+    return (f"{in_line(item.path)}: {printable(item.reason)}" for item in items)
+
+
 def match_lines(matches: Sequence[Match]) -> Iterator[str]:
     """Tab-separated: score, path."""
     return (f"{match.score:.4f}\t{in_line(match.path)}" for match in matches)

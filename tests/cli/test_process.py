@@ -173,6 +173,20 @@ def test_a_name_that_is_no_unicode_goes_through_a_pipe(tmp_path: Path) -> None:
     assert os.fsencode(json.loads(done.stdout)["query"]).endswith(b"/\xff.jpg")
 
 
+def test_a_name_goes_through_a_pipe_as_it_was_given(tmp_path: Path) -> None:
+    given = [os.fsencode(tmp_path) + b"/\xff.jpg", b"./\xff.jpg"]
+    shutil.copy(os.fsencode(PHOTOS / "cat.jpg"), given[0])
+    (tmp_path / "half.jpg").write_bytes((PHOTOS / "cat.jpg").read_bytes()[:5000])
+    os.rename(tmp_path / "half.jpg", os.fsencode(tmp_path) + b"/\xfe.jpg")
+    classify = [*INDEXER, "classify", "-k", "1", "--model", str(EVA_TINY), *map(os.fsdecode, given)]
+    done = subprocess.run(classify, cwd=tmp_path, capture_output=True, check=True)
+    assert [line.split(b"\t")[0] for line in done.stdout.splitlines()] == given
+    build = subprocess.run([*INDEXER, "build", ".", "--model", str(EVA_TINY)], cwd=tmp_path, capture_output=True)
+    assert build.returncode == 3
+    done = subprocess.run([*INDEXER, "skips"], cwd=tmp_path, capture_output=True, check=True)
+    assert done.stdout.startswith(os.fsencode(tmp_path) + b"/\xfe.jpg: truncated")
+
+
 def test_a_page_is_written_whoever_leaves(tmp_path: Path) -> None:
     for name in ("cat.jpg", "copy.jpg"):
         shutil.copy(PHOTOS / "cat.jpg", tmp_path / name)
