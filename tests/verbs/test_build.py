@@ -27,6 +27,7 @@ from indexer import (
 )
 from indexer.embed.embedder import Embedded
 from indexer.pictures import scan
+from indexer.pictures.decode import MAX_PIXELS
 from indexer.pictures.decoders import Decoders
 from indexer.preprocess import Pixels, fit
 from indexer.records import FoundFile, Preprocess
@@ -163,6 +164,23 @@ def test_skips_are_listed_once_and_tried_again_when_they_change(catalog: Catalog
     save_picture(broken, 50)
     assert counts(catalog.build([pictures])) == {"added": 1, "unchanged": 6, "ignored": 1, "embedded": 1}
     assert list(catalog.skips()) == []
+
+
+def test_what_is_tried_again_as_it_was_is_no_new_skip(
+    catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = pictures / "broken.jpg"
+    broken.write_bytes((pictures / "c.jpg").read_bytes()[:-300])
+    monkeypatch.setattr(scan, "SETTLED_NS", 10**15)  # it was written just now, so its times tell nothing yet
+    assert len(catalog.build([pictures]).new_skipped) == 1
+    for limit in (MAX_PIXELS, MAX_PIXELS // 2):
+        report = catalog.build([pictures], max_pixels=limit)
+        assert (report.skipped, report.new_skipped) == (1, ())
+    assert [skip.path for skip in catalog.skips()] == [str(broken)]
+    os.utime(broken, (1, 1))
+    assert len(catalog.build([pictures]).new_skipped) == 1  # another file, and broken too
+    report = catalog.build([pictures], max_pixels=100)  # another reason
+    assert (report.skipped, len(report.new_skipped)) == (1, 1)
 
 
 def test_an_image_that_breaks_is_no_image_any_more(catalog: Catalog, pictures: Path) -> None:
