@@ -68,7 +68,7 @@ def bench(
         one = "cuda:0" if device == "cuda" else device
         return common.loader(one, precision, batch_size)(model or DEFAULT_MODEL)
 
-    with progress_bar() as progress:
+    with progress_bar("load") as progress:
         report = measure(load, BenchOptions(images, pictures, seconds, precision), progress)
     if as_json:
         click.echo(jsonl.dumps(jsonl.bench(report)))

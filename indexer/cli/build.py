@@ -78,7 +78,7 @@ def build(
     named = common.expand(paths, null)
     loading = common.loader(device, precision, batch_size)
     folder = _folder(catalog, named)
-    with _opened(folder, dry_run, model, loading) as opened, progress_bar() as progress:
+    with _opened(folder, dry_run, model, loading) as opened, progress_bar("scan") as progress:
         report = opened.build(
             named,
             prune=prune,

@@ -36,7 +36,7 @@ def calibrate(
     from ..render import jsonl, text
 
     loading = common.loader(device, precision, batch_size)
-    with Catalog.open(common.find_catalog(catalog), loader=loading) as opened, progress_bar() as progress:
+    with Catalog.open(common.find_catalog(catalog), loader=loading) as opened, progress_bar("load") as progress:
         found = opened.calibrate(sample=sample, progress=progress)
     if as_json:
         click.echo(jsonl.dumps(jsonl.calibration(found)))

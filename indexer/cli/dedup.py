@@ -100,7 +100,7 @@ def dedup(
         raise InvalidArgument("--keep-all remembers groups, --ask-again forgets them. Give one of the two.")
     with (
         Catalog.open(common.find_catalog(catalog), readonly=not (keep_all or ask_again)) as opened,
-        progress_bar() as progress,
+        progress_bar("pairs") as progress,
     ):
         if ask_again:
             common.say(f"Forgot {text.plural(opened.ask_again(), 'group')} that had been no duplicates.")

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from ..records import Progress
 
 
-def progress_bar() -> AbstractContextManager[Callable[[Progress], None]]:
-    """A bar where a person looks at stderr, else nothing."""
-    return _bar() if sys.stderr.isatty() else _silence()
+def progress_bar(first: str) -> AbstractContextManager[Callable[[Progress], None]]:
+    """A bar where a person looks at stderr, else nothing. first: the stage that a command begins with."""
+    return _bar(first) if sys.stderr.isatty() else _silence()
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def _silence() -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
+def _bar(first: str) -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -37,7 +37,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(STAGES["scan"], total=None, note="")
+        task = bar.add_task(STAGES[first], total=None, note="")
         since = 0.0
 
         def update(progress: Progress) -> None:

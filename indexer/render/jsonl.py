@@ -96,8 +96,8 @@ def _member(found: DuplicateImage) -> dict[str, Any]:
 
 
 def applied(step: Applied) -> dict[str, Any]:
-    """Applied. What a dry run would do is told by its reason."""
-    return {"path": step.path, "action": step.action, "done": step.done, "why": step.why}
+    """Applied. would: a dry run has found that it could be done."""
+    return {"path": step.path, "action": step.action, "done": step.done, "would": step.would, "why": step.why}
 
 
 def calibration(found: Calibration) -> dict[str, Any]:

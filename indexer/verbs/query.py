@@ -53,6 +53,8 @@ class QueryOptions:
             raise InvalidArgument(f"k={self.k} asks for nothing. Give 1 or more.")
         if not -1.0 <= self.min_score <= 1.0:
             raise InvalidArgument(f"min_score={self.min_score} is no cosine similarity. Give -1 to 1; 1 is the same.")
+        if self.where is not None and not self.where.strip():
+            raise InvalidArgument("An empty condition was refused. Write an SQL condition, or leave it out.")
 
 
 def query(
@@ -119,7 +121,7 @@ def nearest(
     store: Store, files: IndexFiles, vectors: npt.ArrayLike, k: int, where: str | None, label: str | None
 ) -> Neighbours:
     """The nearest contents of many vectors, (N, dim), as arrays."""
-    QueryOptions(k).check()
+    QueryOptions(k, where=where).check()
     with store.snapshot():
         model = _model(store)
         given = _numbers(vectors)

@@ -95,13 +95,13 @@ def test_a_plan_a_page_and_what_apply_says(run: Run, folder: Path, tmp_path: Pat
     assert (folder / "small.jpg").exists()
     (step,) = lines(run("apply", "plan.json", "--action", "delete", "--json").out)
     assert step.pop("why").startswith("dry run: ")
-    assert step == {"path": str(folder / "small.jpg"), "action": "delete", "done": False}
+    assert step == {"path": str(folder / "small.jpg"), "action": "delete", "done": False, "would": True}
 
     done = run("apply", "plan.json", "--action", "move", "--to", tmp_path / "moved", "--yes", "--json")
     (step,) = lines(done.out)
     assert (done.code, step) == (
         0,
-        {"path": str(folder / "small.jpg"), "action": "move", "done": True, "why": ""},
+        {"path": str(folder / "small.jpg"), "action": "move", "done": True, "would": False, "why": ""},
     )
     assert "indexer build" in done.err
     assert not (folder / "small.jpg").exists()
@@ -275,3 +275,22 @@ def test_a_threshold_is_a_number_or_auto(run: Run, folder: Path) -> None:
     assert run("dedup", "--json", "--threshold", "auto").out == found
     assert run("dedup", "--json", "--threshold", "-0.5").out == found
     assert run("dedup", "--json", "--threshold", "1").out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["build"], "looking for files"),
+        (["dedup"], "comparing vectors"),
+        (["calibrate", "--sample", "1"], "loading the model"),
+    ],
+)
+def test_the_bar_begins_with_what_is_done_first(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr("rich.progress.Progress.add_task", lambda _, description, **__: begun.append(description))
+    monkeypatch.setattr("rich.progress.Progress.update", lambda *_, **__: None)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert run(*words).code == 0
+    assert begun == [said]

@@ -277,6 +277,15 @@ def test_a_vector_of_float32_without_a_direction_is_refused(filled: Catalog, val
         filled.nearest(vectors)
 
 
+@pytest.mark.parametrize("condition", ["", "  "])
+def test_an_empty_condition_is_said_to_be_empty(filled: Catalog, condition: str) -> None:
+    vector = np.ones(48, np.float32)
+    with pytest.raises(InvalidArgument, match="An empty condition was refused"):
+        filled.query(vector, where=condition)
+    with pytest.raises(InvalidArgument, match="An empty condition was refused"):
+        filled.nearest(vector[None], where=condition)
+
+
 def test_one_thing_alone_is_no_list(filled: Catalog, pictures: Path) -> None:
     report, path = filled.duplicates(), pictures / "a.png"
     with Image.open(path) as image:
