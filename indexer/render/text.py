@@ -68,7 +68,7 @@ def short(path: str) -> str:
     """A path as seen from here, where that is shorter."""
     try:
         relative = os.path.relpath(path)
-    except ValueError:  # another drive
+    except (ValueError, FileNotFoundError):  # another drive; the current folder was deleted
         return printable(path)
     return printable(min(path, relative, key=len) if not relative.startswith("..") else path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -34,6 +35,12 @@ from indexer.render import text
 )
 def test_printable(name: str, shown: str) -> None:
     assert text.printable(name) == shown
+
+
+def test_a_path_is_shown_from_a_folder_that_was_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert text.short("/a.png") == "/a.png"
 
 
 @pytest.mark.parametrize(
