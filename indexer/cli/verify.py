@@ -30,7 +30,7 @@ def verify(
     from ..render import jsonl, text
 
     loading = common.loader(device, precision, batch_size)
-    with progress_bar() as progress:
+    with progress_bar("check") as progress:
         report = Catalog.verify(common.find_catalog(catalog), repair=repair, loader=loading, progress=progress)
     sound = report.ok or (repair and not report.lost)
     if as_json:

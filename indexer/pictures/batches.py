@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -98,14 +99,15 @@ def batches(
     """
     outcomes: list[Picture | Refused] = []
     pixels: list[Pixels] = []
-    for pending in _ahead(_decoding(_reading(sources), known, decoders), size):
-        outcome, fitted = _finish(pending, len(pixels))
-        outcomes.append(outcome)
-        if fitted is not None:
-            pixels.append(fitted)
-        if len(pixels) >= size() or len(outcomes) >= MAX_OUTCOMES:
-            yield Batch(outcomes, _joined(pixels))
-            outcomes, pixels = [], []
+    with closing(_reading(sources)) as chunks:  # its threads end with this, not when somebody collects it
+        for pending in _ahead(_decoding(chunks, known, decoders), size):
+            outcome, fitted = _finish(pending, len(pixels))
+            outcomes.append(outcome)
+            if fitted is not None:
+                pixels.append(fitted)
+            if len(pixels) >= size() or len(outcomes) >= MAX_OUTCOMES:
+                yield Batch(outcomes, _joined(pixels))
+                outcomes, pixels = [], []
     if outcomes:
         yield Batch(outcomes, _joined(pixels))
 
@@ -134,7 +136,7 @@ def _stretches(pictures: Sequence[Pixels]) -> Iterator[Pixels]:
         start = end
 
 
-def _reading(sources: Iterable[Source]) -> Iterator[list[Content | Refused]]:
+def _reading(sources: Iterable[Source]) -> Generator[list[Content | Refused]]:
     """Chunks of files, read and hashed in threads, AHEAD chunks ahead."""
     with ThreadPoolExecutor(READERS, "readers") as threads:
         ahead: deque[list[Future[list[Content | Refused]]]] = deque()

@@ -30,6 +30,7 @@ SHOWN_SKIPS = 10
 # of a Progress, for people
 STAGES = {
     "scan": "looking for files",
+    "check": "checking the catalog",
     "load": "loading the model",
     "embed": "embedding",
     "index": "indexing",
