@@ -41,7 +41,7 @@ def test_a_repair_shows_how_far_it_is(run: Run, pictures: Path, monkeypatch: pyt
     seen: list[Progress] = []
 
     @contextmanager
-    def recorder() -> Iterator[Callable[[Progress], None]]:
+    def recorder(first: str) -> Iterator[Callable[[Progress], None]]:
         yield seen.append
 
     assert run("build", pictures).code == 0
