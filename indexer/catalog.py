@@ -63,9 +63,8 @@ class Catalog:
 
     def __init__(self, folder: Path, store: Store, model: str | None, loader: Loader) -> None:
         """Use open() or create()."""
-        self.folder = Path(os.path.abspath(folder))  # whatever becomes of the current folder
+        self.folder = Path(os.path.abspath(folder))  # as of the store
         self._store = store
-        self._store.path = self.folder / store.path.name
         self._model = None if model is None else located(model)
         self._loader = loader
         self._embedder: Embedder | None = None

@@ -47,6 +47,7 @@ class Connection:
         self.readonly = readonly
         self._in_snapshot = False
         self._open(making)
+        self.path = Path(os.path.abspath(path))  # whatever becomes of the current folder
 
     def _open(self, making: bool = False) -> None:
         with ExitStack() as undo, translated(self.path):
