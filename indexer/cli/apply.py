@@ -10,7 +10,6 @@ from typing import get_args
 
 import click
 
-from ..errors import InvalidArgument
 from ..records import Applied, ApplyAction
 from . import common
 
@@ -51,7 +50,7 @@ def apply(
     from ..render import text
 
     if (plan is None) == (undo is None):
-        raise InvalidArgument("Give a plan to carry out, or --undo LOG: one of them. See indexer apply --help.")
+        raise click.UsageError("Give a plan to carry out, or --undo LOG: one of them.")
     if undo is not None:
         done, left = _show(Catalog.undo(undo), as_json)
     else:

@@ -415,12 +415,23 @@ class _Search:
         """What to do with an image, and why. Nothing that the keeper lacks goes, whatever chose the keeper."""
         if link.tier not in SURE or link.to_ask:
             return "leave", link.why
-        if self.across and self.nodes[1].store.images.place_of(os.fsencode(image.path)):
+        if self.across and self._is_in_the_other(image.path):
             return "leave", f"{link.why}; left, since the other catalog has this very file"
         lacking = [] if link.tier == "exact" else lacks(keeper, image)
         if lacking:
             return "leave", f"{link.why}; left, since it has {' and '.join(lacking)}"
         return "remove", link.why
+
+    def _is_in_the_other(self, path: str) -> bool:
+        """Whether the other catalog has this very file, by whatever links its folders were named."""
+        store = self.nodes[1].store
+        full = os.fsencode(path)
+        real, names = os.path.realpath(full), {full}
+        for root in store.roots():
+            there = os.path.join(os.path.realpath(root), b"")
+            if real.startswith(there):
+                names.add(os.path.join(root, real.removeprefix(there)))
+        return any(store.images.place_of(name) for name in names)
 
     def _why_kept(self, keeper: ImageRecord, others: Sequence[ImageRecord]) -> str:
         return "the other catalog is only read" if self.across else self.keeping.why(keeper, others)

@@ -425,10 +425,12 @@ def test_against_another_catalog(tmp_path: Path, photos: Path, test_set: Path) -
     assert sorted((path.name, path.stat().st_mtime_ns) for path in test_set.iterdir()) == before
 
 
-def test_a_file_that_both_catalogs_have_is_not_removed(tmp_path: Path, photos: Path) -> None:
-    """The other catalog is only read, and its files stay."""
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_that_both_catalogs_have_is_not_removed(tmp_path: Path, photos: Path, linked: bool) -> None:
+    """The other catalog is only read, and its files stay, by whatever name it knows their folder."""
     shutil.copytree(photos, photos / "part")
-    built(tmp_path / "theirs", photos / "part").close()
+    (tmp_path / "link").symlink_to(photos)
+    built(tmp_path / "theirs", (tmp_path / "link" if linked else photos) / "part").close()
     with built(tmp_path / "ours", photos) as ours:
         report = ours.duplicates(against=tmp_path / "theirs")
         ours.plan(report, tmp_path / "plan.json")
