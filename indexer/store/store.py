@@ -133,6 +133,13 @@ class Store(Connection):
         id = ModelId(name, weights, Preprocess.from_json(preprocess), dim, pooling, numerics)
         return StoredModel(number, id, source)
 
+    def require_model(self) -> StoredModel:
+        """The same. Raises CatalogError before the first vector."""
+        model = self.model()
+        if model is None:
+            raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
+        return model
+
     def use_model(self, id: ModelId, source: str, classes: Sequence[tuple[str, str]]) -> StoredModel:
         """Make a model the current one; its row and its classes are added where they are new."""
         current = self.model()

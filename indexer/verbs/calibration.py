@@ -87,9 +87,7 @@ def calibrate(
     """
     if sample < 1:
         raise InvalidArgument(f"A sample of {sample} pictures tells nothing. Give 1 or more.")
-    model = store.model()
-    if model is None:
-        raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
+    model = store.require_model()
     with store.snapshot():
         nodes = Nodes.of(store, model)
         if len(nodes.contents) < 2:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from ..errors import CatalogError, InvalidArgument, WrongModel
+from ..errors import InvalidArgument, WrongModel
 from ..neighbours.groups import leader_groups
 from ..records import (
     TIERS,
@@ -100,7 +100,7 @@ def duplicates(
     started = time.monotonic()
     keeping = Keeping.parse(options.keep)
     with store.snapshot():
-        model = _model(store)
+        model = store.require_model()
         if against is None:
             return _Search(store, model, options, keeping, progress).run(folder, started)
         other, other_folder = against
@@ -109,7 +109,7 @@ def duplicates(
                 raise InvalidArgument(
                     f"{other_folder} is this catalog itself. Give --against another, or leave it out."
                 )
-            theirs = _model(other)
+            theirs = other.require_model()
             if theirs.id != model.id:
                 raise WrongModel(
                     f"The catalog in {other_folder} has vectors of {theirs.id.key}, this one of {model.id.key}; they "
@@ -477,13 +477,6 @@ class _Search:
             members = Counter(_digests(image.image for image in group.images))
             known = by_digest.get(next(iter(members)), ())
             yield group, any(members <= decision for decision in known)
-
-
-def _model(store: Store) -> StoredModel:
-    model = store.model()
-    if model is None:
-        raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
-    return model
 
 
 def _digests(images: Iterable[ImageRecord]) -> list[bytes]:

@@ -34,9 +34,7 @@ def export(store: Store, file: Path) -> ExportReport:
     require_ending(file)
     writer = _WRITERS[file.suffix.lower()]
     with store.snapshot():
-        model = store.model()
-        if model is None:
-            raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
+        model = store.require_model()
         rows = writer(file, model.id.dim, _rows(store, model))
     return ExportReport(str(file), rows)
 

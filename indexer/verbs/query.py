@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..embed.embedder import NO_VECTOR, Embedder
-from ..errors import CatalogError, InvalidArgument, PictureError, WrongModel
+from ..errors import InvalidArgument, PictureError, WrongModel
 from ..halves import have_direction
 from ..pictures.decode import MAX_PIXELS, to_rgb, upright
 from ..pictures.scan import read_path
@@ -69,7 +69,7 @@ def query(
     started = time.monotonic()
     asked, skipped = _read(pictures)
     with store.snapshot():
-        model = _model(store)
+        model = store.require_model()
         passing = store.images.where(options.where, options.label)
         vectors = [_known(store, model, one) for one in asked]
         for i, picture in enumerate(pictures):
@@ -85,10 +85,10 @@ def query(
             else:
                 skipped.append(Skipped(_name(pictures[i]), NO_VECTOR))
         with store.snapshot():
-            if _model(store).id != model.id:
+            if store.require_model().id != model.id:
                 raise WrongModel("The catalog went over to another model meanwhile. Ask again.")
             passing = store.images.where(options.where, options.label)
-            found = _answers(store, files, _model(store), pictures, vectors, passing, options)
+            found = _answers(store, files, store.require_model(), pictures, vectors, passing, options)
     share = (time.monotonic() - started) / max(len(pictures), 1)
     usable = [picture for picture, row in zip(pictures, vectors, strict=True) if row is not None]
     results = [QueryResult(_name(picture), matches, share) for picture, matches in zip(usable, found, strict=True)]
@@ -123,7 +123,7 @@ def nearest(
     """The nearest contents of many vectors, (N, dim), as arrays."""
     QueryOptions(k, where=where).check()
     with store.snapshot():
-        model = _model(store)
+        model = store.require_model()
         given = _numbers(vectors)
         if given.ndim != 2 or given.shape[1] != model.id.dim:
             raise InvalidArgument(f"Vectors of shape {given.shape} were given; this takes (N, {model.id.dim}).")
@@ -136,14 +136,7 @@ def knn_graph(store: Store, files: IndexFiles, k: int, progress: Callable[[Progr
     """The nearest neighbours of every content, as arrays."""
     QueryOptions(k).check()
     with store.snapshot():
-        return graph(store, files, _model(store), int(k), progress)
-
-
-def _model(store: Store) -> StoredModel:
-    model = store.model()
-    if model is None:
-        raise CatalogError("The catalog holds no vectors yet. Fill it with: indexer build FOLDER.")
-    return model
+        return graph(store, files, store.require_model(), int(k), progress)
 
 
 def _matches(
