@@ -292,7 +292,7 @@ class Catalog:
         finally:
             other.close()
 
-    def keep_all(self, report: DuplicatesReport, ids: Iterable[str], *, wait: bool = False) -> list[DuplicateGroup]:
+    def keep_all(self, report: DuplicatesReport, ids: Iterable[str]) -> list[DuplicateGroup]:
         """Remember that the images of some groups of a report are no duplicates; returns these groups.
 
         They come back when a new image joins them. ids: the groups' ids, or their beginnings.
@@ -301,27 +301,25 @@ class Catalog:
         from .verbs.duplicates import keep_all
 
         chosen = _listed(ids)
-        with self._changing(wait):
+        with self._changing():
             return keep_all(self._store, report, chosen)
 
-    def ask_again(self, *, wait: bool = False) -> int:
+    def ask_again(self) -> int:
         """Forget which groups are no duplicates, whether keep_all() or an edited plan said so; returns how many.
 
         Raises CatalogLocked during a build.
         """
-        with self._changing(wait):
+        with self._changing():
             return self._store.forget_decisions()
 
-    def calibrate(
-        self, *, sample: int = 100, wait: bool = False, progress: Callable[[Progress], None] = lambda _: None
-    ) -> Calibration:
+    def calibrate(self, *, sample: int = 100, progress: Callable[[Progress], None] = lambda _: None) -> Calibration:
         """Measure what thresholds mean for this collection and model, on known edits of a sample; and remember it.
 
         Raises InvalidArgument, CatalogError, ModelError, CatalogLocked during a build.
         """
         from .verbs.calibration import calibrate
 
-        with self._changing(wait):
+        with self._changing():
             return calibrate(self._store, self.embedder, sample, progress)
 
     @staticmethod
@@ -372,7 +370,7 @@ class Catalog:
     def _applied(self, plan: Plan, steps: Iterator[Applied]) -> Iterator[Applied]:
         from .verbs.duplicates import keep_kept
 
-        with self._changing(wait=False):
+        with self._changing():
             yield from steps
             keep_kept(self._store, plan)
 
@@ -388,12 +386,12 @@ class Catalog:
         return undo(log)
 
     @contextmanager
-    def _changing(self, wait: bool) -> Iterator[None]:
+    def _changing(self) -> Iterator[None]:
         """What a build holds while it writes, and the seal that it leaves."""
         from .store.lock import building
 
         self._require_writable()
-        with building(self.folder, wait=wait):
+        with building(self.folder, wait=False):
             self._store.require_in_place()
             sealed = self._store.is_sealed
             yield

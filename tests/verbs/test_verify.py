@@ -166,7 +166,7 @@ def told(sound: Path) -> Path:
         catalog.keep_all(report, [report.groups[0].id])
         model = catalog._store.model()
         assert model
-        with catalog._changing(wait=False):
+        with catalog._changing():
             catalog._store.keep_calibration(model, '{"copy": 0.5, "similar": 0.95}')
             catalog._store.decide(bytes(64), 1)
     return sound
