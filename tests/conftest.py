@@ -29,6 +29,18 @@ def save_picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) ->
     return path
 
 
+def before(monkeypatch: pytest.MonkeyPatch, where: object, name: str, act: Callable[[], object]) -> None:
+    """Another program acts just before the first call of a function."""
+    real = getattr(where, name)
+
+    def called(*args: object, **kwargs: object) -> object:
+        monkeypatch.setattr(where, name, real)
+        act()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(where, name, called)
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder with six pictures, two of them below another folder."""

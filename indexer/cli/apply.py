@@ -83,7 +83,9 @@ def _show(steps: Iterator[Applied], as_json: bool) -> tuple[Counter[str], int]:
     done: Counter[str] = Counter()
     left = 0
     for step in steps:
-        done.update([step.action] * step.done)
-        left += not step.done
+        if step.done:
+            done[step.action] += 1
+        else:
+            left += 1
         click.echo(jsonl.dumps(jsonl.applied(step)) if as_json else text.applied(step))
     return done, left

@@ -26,6 +26,8 @@ _MAKE, _MODEL, _ORIENTATION, _EXIF_IFD, _TAKEN = 0x010F, 0x0110, 0x0112, 0x8769,
 _NEW_SUBFILE_TYPE = 254
 # how the films begin that telephones put behind a photograph (ISO/IEC 14496-12, 4.3)
 _FILMS = (b"ftypmp4", b"ftypisom", b"ftypqt")
+# of a JPEG, with nothing behind it (ISO/IEC 10918-1, B.1.1.3)
+_END = b"\xff\xd9"
 _EIGHT_BIT = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -178,7 +180,8 @@ def _has_frames(image: Image, data: bytes) -> bool:
 
     Such a one's MPO has a smaller preview, or how bright its pixels are; a stereo camera's has another picture.
     """
-    if image.format in ("JPEG", "MPO") and any(kind in data for kind in _FILMS):
+    ends = data.endswith(_END)  # as most do, which are not looked through then
+    if image.format in ("JPEG", "MPO") and not ends and any(kind in data for kind in _FILMS):
         return True
     try:
         if image.format == "MPO":

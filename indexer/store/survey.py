@@ -17,10 +17,7 @@ _LIVES_ON = "EXISTS (SELECT 1 FROM images AS other WHERE other.content_id = imag
 
 
 class Survey:
-    """Files to read, and images and skips whose files are gone. Ends with the connection, or with the next one.
-
-    A root_id is None where files are only counted, below a root that the store does not have.
-    """
+    """Files to read, and images and skips whose files are gone. Ends with the connection, or with the next one."""
 
     def __init__(self, db: Connection) -> None:
         """Starts empty."""

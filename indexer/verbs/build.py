@@ -131,7 +131,7 @@ class _Build:
         self.exclusion = Exclusion(())
         self.abilities = abilities(options.max_pixels)
         self.without_vector: set[bytes] = set()
-        self.told: dict[tuple[int, bytes], str] = {}  # skips of files as they were, by root and path, and why
+        self.skipped_before: dict[tuple[int, bytes], str] = {}  # skips of files as they were, by root and path, and why
         self.fresh: set[bytes] = set()  # files on their way that may change again without their times moving
         self.total = 0
         self.named = False
@@ -258,7 +258,7 @@ class _Build:
         if old is None or old[:4] != file or not old.current:
             survey.add_todo(root_id, file.path, file.stamp, old.image_id if old else None)
             if root_id is not None and old is not None and old.reason is not None and old[2:4] == file[2:4]:
-                self.told[root_id, file.path] = old.reason  # of a fresh one the size is not known
+                self.skipped_before[root_id, file.path] = old.reason  # of a fresh one the size is not known
         elif old.image_id is not None:
             self.tally.unchanged += 1
         elif old.reason is not None:
@@ -294,7 +294,7 @@ class _Build:
         if not new + known:
             return
         self.total = new + known
-        window = _Window(self.store, self.tally, self.told)
+        window = _Window(self.store, self.tally, self.skipped_before)
         decoders = _Lazy(self._decoders)
         older: dict[bytes, int] = {}  # files on their way that the store knows an older state of
         sources = self._sources(survey, older)
@@ -455,11 +455,11 @@ class _Window:
     A quarter of them goes to the writer whenever it has nothing to do, so that nobody has to wait for it.
     """
 
-    def __init__(self, store: Store, tally: _Tally, told: dict[tuple[int, bytes], str]) -> None:
+    def __init__(self, store: Store, tally: _Tally, skipped_before: dict[tuple[int, bytes], str]) -> None:
         self.store = store
         self.writer = Writer(store)
         self.tally = tally
-        self.told = told
+        self.skipped_before = skipped_before
         self.entries: list[Entry] = []
         self.refusals: list[Refusal] = []
         self.since = time.monotonic()
@@ -481,7 +481,7 @@ class _Window:
             self.tally.ignored += 1
         else:
             self.tally.skipped += 1
-            if self.told.get((source.root_id, source.path)) != reason:
+            if self.skipped_before.get((source.root_id, source.path)) != reason:
                 self.tally.new_skipped.append(Skipped(os.fsdecode(source.full), reason))
 
     def commit_if_due(self, coming: int = 0) -> None:

@@ -582,6 +582,19 @@ def test_what_comes_to_the_target_meanwhile_is_not_what_was_moved(
     assert files(tmp_path / "to") == {"sub/copy.jpg": b"something else", "twin.jpg": TWIN}
 
 
+def killed_before_a_move(run: Apply, plan: Plan, to: Path, while_it_is_noted: Meanwhile) -> Path:
+    """A move is noted and no more; returns where its file would be, in a folder that is there."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    while_it_is_noted(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, "move", to=to)
+    (to / "sub").mkdir(parents=True)
+    return to / "sub" / "copy.jpg"
+
+
 @pytest.mark.parametrize("there", [COPY, b"something else"])
 def test_a_move_that_was_killed_is_ended_with_the_bytes_at_the_target(
     run: Apply,
@@ -591,14 +604,7 @@ def test_a_move_that_was_killed_is_ended_with_the_bytes_at_the_target(
     while_it_is_noted: Meanwhile,
     there: bytes,
 ) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    moved = tmp_path / "to" / "sub" / "copy.jpg"
-    while_it_is_noted(stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(plan, "move", to=tmp_path / "to")
-    moved.parent.mkdir(parents=True)
+    moved = killed_before_a_move(run, plan, tmp_path / "to", while_it_is_noted)
     moved.write_bytes(COPY)
     while_it_is_noted(lambda: moved.write_bytes(there))
     copy, _ = run(plan, "move", to=tmp_path / "to")
@@ -862,14 +868,7 @@ def test_a_move_that_was_killed_between_its_two_places_leaves_one(
 def test_what_was_at_the_target_of_a_killed_move_stays_where_it_is_another_picture(
     run: Apply, plan: Plan, root: Path, tmp_path: Path, while_it_is_noted: Meanwhile
 ) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    moved = tmp_path / "to" / "sub" / "copy.jpg"
-    while_it_is_noted(stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(plan, "move", to=tmp_path / "to")
-    moved.parent.mkdir(parents=True)
+    moved = killed_before_a_move(run, plan, tmp_path / "to", while_it_is_noted)
     moved.write_bytes(b"something else")
     assert [step.why for step in undo(tmp_path / "log")] == ["it is where it was"]
     assert moved.read_bytes() == b"something else"

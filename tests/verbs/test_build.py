@@ -308,18 +308,23 @@ def test_a_renamed_folder_is_moved_whole(catalog: Catalog, pictures: Path, fake:
     assert fake.batches == []
 
 
-def test_a_folder_that_cannot_be_listed_keeps_its_images(
-    catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    catalog.build([pictures])
+def cannot_be_listed(monkeypatch: pytest.MonkeyPatch, ending: bytes) -> None:
+    """Folders whose path ends so."""
     real = os.listdir
 
     def refusing(path: bytes) -> list[bytes]:
-        if path.endswith(b"/sub"):
+        if path.endswith(ending):
             raise PermissionError(13, "Permission denied")
         return real(path)
 
     monkeypatch.setattr(os, "listdir", refusing)
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_images(
+    catalog: Catalog, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.build([pictures])
+    cannot_be_listed(monkeypatch, b"/sub")
     for _ in range(2):
         report = catalog.build([pictures])
         assert (report.images, report.removed, report.skipped) == (6, 0, 1)
@@ -394,14 +399,7 @@ def test_a_dry_run_needs_no_more_than_to_read(
     catalog.build([pictures])
     save_picture(pictures / "new.png", 77)
     before = (catalog.folder / "catalog.sqlite").read_bytes()
-    real = os.listdir
-
-    def refusing(path: bytes) -> list[bytes]:
-        if path.endswith(b"/sub"):
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(os, "listdir", refusing)
+    cannot_be_listed(monkeypatch, b"/sub")
     with Catalog.open(catalog.folder, readonly=True) as reader:
         for paths in ([], [pictures]):
             report = reader.build(paths, dry_run=True)

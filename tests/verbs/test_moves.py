@@ -14,6 +14,8 @@ import pytest
 from indexer.errors import PictureError
 from indexer.verbs import moves
 
+from ..conftest import before
+
 OLD, NEW = b"the picture", b"a new version"
 SHA256 = hashlib.sha256(OLD).hexdigest()
 
@@ -44,18 +46,6 @@ def save(path: Path) -> None:
     """As a program does that keeps the old version until the new one is whole."""
     path.with_suffix(".new").write_bytes(NEW)
     os.replace(path.with_suffix(".new"), path)
-
-
-def before(monkeypatch: pytest.MonkeyPatch, where: object, name: str, act: Callable[[], object]) -> None:
-    """Another program acts just before the first call of a function."""
-    real = getattr(where, name)
-
-    def called(*args: object, **kwargs: object) -> object:
-        monkeypatch.setattr(where, name, real)
-        act()
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(where, name, called)
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:

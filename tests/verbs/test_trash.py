@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,8 @@ import pytest
 from indexer.errors import PictureError
 from indexer.verbs import moves, trash
 from indexer.verbs.trash import Trash, throw_away
+
+from ..conftest import before
 
 OLD, NEW = b"the picture", b"a new version"
 SHA256 = hashlib.sha256(OLD).hexdigest()
@@ -56,18 +57,6 @@ def find(source: Path) -> Path | None:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def before(monkeypatch: pytest.MonkeyPatch, where: object, name: str, act: Callable[[], object]) -> None:
-    """Another program acts just before the first call of a function."""
-    real = getattr(where, name)
-
-    def called(*args: object, **kwargs: object) -> object:
-        monkeypatch.setattr(where, name, real)
-        act()
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(where, name, called)
 
 
 def put(folder: Path, name: str, data: bytes, note: str | None) -> None:
