@@ -107,3 +107,19 @@ def test_a_plan_is_chosen_and_a_picture_sent(built: Path, tmp_path: Path) -> Non
         tab.value("document.querySelector('form[action=\"/like\"] button').click()")
         tab.wait("document.title.startsWith('Pictures like coffee.jpg')")
         assert tab.value("document.querySelector('.grid .name').innerText") == "coffee.jpg"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_group_wider_than_the_page_does_not_widen_it(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        shutil.copy(PHOTOS / "cat.jpg", tmp_path / "photos" / f"{number}.jpg")
+    model = PHOTOS.parent / "eva-tiny"
+    for words in (["build", "photos", "--model", str(model)], ["dedup", "--html", "groups.html"]):
+        subprocess.run([*INDEXER, *words], cwd=tmp_path, check=True, capture_output=True)
+    with browsing(tmp_path) as tab:
+        tab.do("Page.navigate", url=(tmp_path / "groups.html").as_uri())
+        tab.wait("document.querySelectorAll('figure').length == 12")
+        assert tab.value("document.querySelector('.row').scrollWidth > innerWidth")
+        assert tab.value("document.documentElement.scrollWidth <= innerWidth")
